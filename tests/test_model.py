@@ -1,0 +1,181 @@
+"""Our towers against Transformers' own, and what a user can do wrong with a model."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from kneeclip.errors import KneeError
+from kneeclip.model import (
+    encode_images,
+    encode_texts,
+    fold_temperature,
+    load_clip,
+    predict,
+    preprocess,
+    save_clip,
+    similarity,
+    to_pixel_values,
+)
+from kneeclip.prompts import as_prompts, get_prompts
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    sizes = [(28, 28), (56, 56), (40, 31), (31, 40), (224, 224)]
+    return [Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)) for size in sizes]
+
+
+def test_our_logits_are_transformers_logits_per_image(tiny, images):
+    model, processor = tiny
+    prompts = get_prompts("criteria")
+    inputs = processor(text=prompts.flat, images=[i.convert("RGB") for i in images], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        theirs = model(**inputs).logits_per_image
+        T = encode_texts(model, processor, prompts)
+        X = encode_images(model, to_pixel_values(processor, preprocess(processor, images)))
+        S = similarity(X, T)
+    torch.testing.assert_close(model.logit_scale.exp() * S, theirs, rtol=1e-5, atol=1e-5)
+    assert T.shape == (5, model.config.projection_dim) and X.shape == (5, model.config.projection_dim)
+    for rows in (T, X):
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(5))
+    assert S.abs().max() <= 1
+
+
+def test_an_ensemble_is_the_normalised_mean_of_its_texts(tiny):
+    model, processor = tiny
+    prompts = get_prompts("ensemble")
+    with torch.no_grad():
+        T = encode_texts(model, processor, prompts)
+        for k, row in enumerate(prompts.texts):
+            ids = processor.tokenizer(list(row), padding=True, return_tensors="pt")
+            single = model.get_text_features(**ids).pooler_output
+            mean = (single / single.norm(dim=-1, keepdim=True)).mean(0)
+            torch.testing.assert_close(T[k], mean / mean.norm(), rtol=1e-5, atol=1e-6)
+
+
+def test_preprocessing_equals_the_processors(tiny, images):
+    _, processor = tiny
+    theirs = processor(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    ours = to_pixel_values(processor, preprocess(processor, images))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_flips_commute_with_preprocessing_for_square_images(tiny):
+    _, processor = tiny
+    rng = np.random.default_rng(1)
+    for side in (28, 56, 57, 224):
+        pixels = rng.integers(0, 256, (side, side), dtype=np.uint8)
+        there, back = preprocess(processor, [pixels, pixels[:, ::-1]])
+        assert np.array_equal(there[:, ::-1], back), side
+
+
+def test_flips_do_not_commute_when_the_crop_is_off_centre(tiny):
+    # resized to 28 × 39: eleven columns are cut, five on one side and six on the other
+    _, processor = tiny
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 420), dtype=np.uint8)
+    there, back = preprocess(processor, [pixels, pixels[:, ::-1]])
+    assert not np.array_equal(there[:, ::-1], back)
+
+
+def test_predict_is_the_softmax_of_both_views(tiny, images):
+    model, processor = tiny
+    p, p_flip = predict(model, processor, images, "criteria", batch_size=2)
+    flipped = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images if image.width == image.height]
+    square = [i for i, image in enumerate(images) if image.width == image.height]
+    again, _ = predict(model, processor, flipped, "criteria")
+    assert p.shape == p_flip.shape == (5, 5) and p.dtype == np.float64
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(p_flip[square], again, atol=1e-6)
+    mirrored, _ = predict(model, processor, images, "criteria", mirror=[True] * 5)
+    np.testing.assert_allclose(mirrored, p_flip, atol=1e-6)
+
+
+def test_a_plain_pipeline_gives_the_same_probabilities(tiny, images, tmp_path):
+    from transformers import pipeline
+
+    model, processor = tiny
+    folder = save_clip(model, processor, tmp_path / "saved")
+    prompts = get_prompts("criteria")
+    p, _ = predict(model, processor, images, prompts)
+    grader = pipeline("zero-shot-image-classification", model=str(folder))
+    for i, image in enumerate(images):
+        answer = grader(image.convert("RGB"), candidate_labels=prompts.flat, hypothesis_template="{}")
+        scores = {row["label"]: row["score"] for row in answer}
+        np.testing.assert_allclose([scores[text] for text in prompts.flat], p[i], atol=1e-5)
+
+
+def test_half_precision_on_disk_reads_as_float32(tiny, tmp_path):
+    model, processor = tiny
+    folder = save_clip(model, processor, tmp_path / "half", half=True)
+    assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    assert model.dtype == torch.float32
+    again, _ = load_clip(folder)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_fresh_weights_keep_the_architecture(tiny_folder):
+    a, b, c = (load_clip(tiny_folder, fresh_seed=s)[0].state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_folded_temperature_divides_the_logits(tiny, images):
+    model, processor = tiny
+    before = np.log(predict(model, processor, images, "criteria")[0])
+    fold_temperature(model, 2.0)
+    after = np.log(predict(model, processor, images, "criteria")[0])
+    np.testing.assert_allclose(after - after[:, :1], (before - before[:, :1]) / 2, atol=1e-5)
+
+
+def broken(folder, tmp_path, name):
+    copy = tmp_path / name
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def test_damaged_or_foreign_checkpoints_give_one_sentence(tiny_folder, tmp_path):
+    cases = {}
+    cases["no config"] = broken(tiny_folder, tmp_path, "a")
+    (cases["no config"] / "config.json").unlink()
+    cases["empty config"] = broken(tiny_folder, tmp_path, "b")
+    (cases["empty config"] / "config.json").write_text("")
+    cases["truncated"] = broken(tiny_folder, tmp_path, "c")
+    weights = cases["truncated"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    cases["other shape"] = broken(tiny_folder, tmp_path, "d")
+    config = json.loads((cases["other shape"] / "config.json").read_text())
+    config["projection_dim"] = 24
+    (cases["other shape"] / "config.json").write_text(json.dumps(config))
+    cases["missing weights"] = broken(tiny_folder, tmp_path, "e")
+    weights = cases["missing weights"] / "model.safetensors"
+    some = load_file(weights)
+    some.pop("visual_projection.weight")
+    save_file(some, weights, metadata={"format": "pt"})
+    cases["pickle only"] = broken(tiny_folder, tmp_path, "f")
+    (cases["pickle only"] / "model.safetensors").rename(cases["pickle only"] / "pytorch_model.bin")
+    cases["nothing there"] = tmp_path / "nowhere"
+    cases["a file"] = tmp_path / "b" / "config.json"
+    for name, folder in cases.items():
+        with pytest.raises(KneeError) as caught:
+            load_clip(folder)
+        sentence = str(caught.value)
+        assert str(folder) in sentence and "\n" not in sentence and len(sentence) < 600, name
+        assert caught.value.remedy, name
+
+
+def test_an_unreachable_hub_gives_one_sentence():
+    with pytest.raises(KneeError, match="openai/clip-vit-base-patch16.*network"):
+        load_clip("openai/clip-vit-base-patch16")
+
+
+def test_a_prompt_too_long_is_refused_before_it_is_cut(tiny):
+    with pytest.raises(KneeError, match="77"):
+        encode_texts(*tiny, as_prompts(["a", "b", "severe " * 90, "d", "e"]))
