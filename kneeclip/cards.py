@@ -1,0 +1,79 @@
+"""What lies beside the weights of a run: its numbers, its prompts, its history and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from kneeclip.checkpoints import write_atomically, write_json
+
+NOT_FOR_DIAGNOSIS = "For teaching and research, never for diagnosis."
+
+
+def environment() -> dict:
+    """Versions, machine and commit that a number was made with."""
+    packages = ("torch", "transformers", "accelerate", "datasets", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def write_run(run, fingerprint: str, facts: dict) -> None:
+    """history.json, prompts.json, README.md and, last of all, run.json: its presence means that the run is whole."""
+    folder = run.folder
+    write_json(folder / "history.json", {"epochs": run.history, "steps": run.steps})
+    write_json(folder / "prompts.json", dataclasses.asdict(run.prompts))
+    chosen = run.history[run.best_epoch]
+    record = {
+        "recipe": dataclasses.asdict(run.recipe),
+        "prompts": run.prompts.name,
+        "best_epoch": run.best_epoch,
+        "temperature": run.temperature,
+        "seconds": round(sum(row["seconds"] for row in run.history), 1),
+        "notes": run.notes,
+        **facts,
+        "environment": environment(),
+        "fingerprint": fingerprint,
+    }
+    write_atomically(folder / "README.md", lambda tmp: tmp.write_text(_card(record, chosen), encoding="utf-8"))
+    write_json(folder / "run.json", record)
+
+
+def _card(record: dict, chosen: dict) -> str:
+    recipe = record["recipe"]
+    rows = [
+        ("base model", record.get("base", "not stated")),
+        ("trained on", record.get("data", "not stated")),
+        ("arm", recipe["arm"]),
+        ("prompts", record["prompts"]),
+        ("epoch kept", f"{record['best_epoch'] + 1} of {recipe['epochs']}, chosen on `tune` by {recipe['select']}"),
+        ("seed", recipe["seed"]),
+        *[(name.replace("_", " "), f"{chosen[name]:.3f}") for name in chosen if name.startswith("tune_")],
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\n---\n"
+        "# A CLIP that grades knee radiographs (Kellgren–Lawrence 0–4)\n\n"
+        f"**{NOT_FOR_DIAGNOSIS}** Trained by `kneeclip`, a tutorial on CLIP-KOA (arXiv 2504.19443).\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
+        "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes.\n"
+    )
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        out = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip() or None if out.returncode == 0 else None

@@ -1,0 +1,169 @@
+"""Checkpoints that a kill can't hurt: one safetensors file, written aside and moved into place.
+
+A checkpoint holds the weights, AdamW's moments and, as JSON in the file's header, everything else (step, history,
+best epoch, loss scale). One file means one atomic move: a reader finds the old state or the new one, never half
+of each. Nothing is pickled, so nothing can run when it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from kneeclip.errors import KneeError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file beside `path`, flush it to the disk, then move it into place.
+
+    Raises
+    ------
+    KneeError
+        If the disk is full or the folder can't be written; what stood at `path` is untouched.
+    """
+    tmp = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(handle)
+        write(Path(tmp))
+        with open(tmp, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise KneeError(
+            f"the file can't be written ({reason}); what was there before is intact",
+            path,
+            "free some space or choose another folder, then start again: the run resumes",
+        ) from error
+    finally:
+        if tmp and os.path.exists(tmp):
+            os.unlink(tmp)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` as indented JSON, atomically."""
+    write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
+
+
+def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:
+    """Tensors and a JSON-able dict in one file, atomically."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda tmp: save_file(flat, tmp, metadata={"meta": json.dumps(meta)}))
+
+
+def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """What `save_state` wrote.
+
+    Raises
+    ------
+    KneeError
+        If the file is damaged or something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads(file.metadata()["meta"])
+            return {name: file.get_tensor(name) for name in file.keys()}, meta
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise KneeError("the checkpoint is damaged", path, "delete it and start again") from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """AdamW's state as flat names: ``"optimizer/<parameter>/<moment>"``."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer/{i}/{name}": value for i, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, i, key = name.split("/")
+            state.setdefault(int(i), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def fingerprint(recipe, texts, images: torch.Tensor, grades: torch.Tensor, weights: dict) -> str:
+    """What must be the same for two runs to be one: settings, prompts, images, grades, starting weights."""
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(recipe), texts]).encode())
+    for name, value in [("images", images), ("grades", grades), *sorted(weights.items())]:
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class RunState:
+    """Where a run stands, in memory and, with a folder, on disk."""
+
+    def __init__(self, folder: str | Path | None, select: str, accelerator):
+        self.step, self.history, self.steps = 0, [], []
+        self.best, self.best_epoch, self.best_weights = -math.inf, -1, None
+        self.select, self.accelerator = select, accelerator
+        self.folder = Path(folder) if folder is not None else None
+        self.finished: dict | None = None  # what run.json says, if it stands there
+
+    def open(self, fingerprint: str) -> None:
+        """Look into the folder: empty, unfinished, or finished; another run's is refused."""
+        self.fingerprint = fingerprint
+        self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
+        result = self.folder / "run.json"
+        if result.exists():
+            self.finished = json.loads(result.read_text(encoding="utf-8"))
+            self._same(self.finished.get("fingerprint"))
+        elif (self.folder / "config.json").exists() and not self.checkpoint.exists():
+            self._same(None)  # some model's folder, and no run of ours
+
+    def _same(self, fingerprint):
+        if fingerprint != self.fingerprint:
+            raise KneeError(
+                "the folder holds another run (other settings, data, prompts or starting weights)",
+                self.folder,
+                "choose another folder or delete this one",
+            )
+
+    def resume(self, model, optimizer):
+        if self.folder is None or not self.checkpoint.exists():
+            return
+        tensors, meta = load_state(self.checkpoint)
+        self._same(meta["fingerprint"])
+        weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
+        model.load_state_dict(weights)
+        load_optimizer(optimizer, tensors)
+        if self.accelerator.scaler is not None and meta["scaler"]:
+            self.accelerator.scaler.load_state_dict(meta["scaler"])
+        self.step, self.history, self.steps = meta["step"], meta["history"], meta["steps"]
+        self.best, self.best_epoch = meta["best"], meta["best_epoch"]
+
+    def save(self, model, optimizer):
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | optimizer_tensors(optimizer)
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        names = ("step", "history", "steps", "best", "best_epoch", "fingerprint")
+        save_state(self.checkpoint, tensors, {n: getattr(self, n) for n in names} | {"scaler": scaler})
+
+    def end_of_epoch(self, row, model, optimizer):
+        self.history.append(row)
+        score = row.get(f"tune_{self.select}", row["epoch"])  # without a tune split or a choice: the last epoch
+        if score > self.best:
+            self.best, self.best_epoch = score, row["epoch"]
+            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            if self.folder is None:
+                self.best_weights = weights
+            elif self.accelerator.is_main_process:
+                # before the checkpoint: a kill between the two makes the resumed run write the same file again
+                save_state(self.best_file, weights, {"epoch": self.best_epoch})
+        self.save(model, optimizer)
+        self.accelerator.wait_for_everyone()

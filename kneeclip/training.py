@@ -1,0 +1,284 @@
+"""Fine-tuning on Accelerate: both views in one forward, the prompts encoded once a step.
+
+Everything random is keyed, nothing is stateful: the order of the images by (seed, epoch), their augmentation by
+(seed, epoch, image). A resumed run therefore needs the step's number and the weights, no generator's state, and
+ends in the same bits as one that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from tqdm.auto import tqdm
+from transformers import CLIPModel, CLIPProcessor
+
+from kneeclip import model as clip
+from kneeclip.batches import epoch_plan, load_resident, make_views
+from kneeclip.cards import write_run
+from kneeclip.checkpoints import RunState, fingerprint, load_state
+from kneeclip.errors import KneeError
+from kneeclip.evaluation import evaluate, fit_temperature
+from kneeclip.losses import clip_koa_loss, consistency_loss
+from kneeclip.presets import Recipe
+from kneeclip.prompts import PromptSet, as_prompts
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP's own ceiling
+
+
+@dataclass
+class Run:
+    """A finished training: the model with the chosen weights, and how it got there."""
+
+    model: CLIPModel
+    recipe: Recipe
+    prompts: PromptSet
+    history: list[dict]  # one row an epoch: losses, learning rate, seconds, tune metrics
+    steps: list[dict]  # one row a step: losses
+    best_epoch: int
+    temperature: float | None = None  # folded into the logit scale, if the recipe calibrates
+    folder: Path | None = None
+    resumed_at: int = 0  # the step that this call started from
+    notes: list[str] = field(default_factory=list)
+
+
+class Grader(torch.nn.Module):
+    """Pixels of N images and the prompts' tokens to logits (N, K): the whole forward pass, as Accelerate wraps it."""
+
+    def __init__(self, model: CLIPModel, counts: list[int]):
+        super().__init__()
+        self.model, self.counts = model, counts
+
+    def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        T = clip.texts_to_matrix(self.model, input_ids, self.counts)  # (K, D), once a step
+        X = clip.encode_images(self.model, pixel_values)  # (N, D)
+        return self.model.logit_scale.exp() * clip.similarity(X, T)
+
+
+def train(
+    model: CLIPModel,
+    processor: CLIPProcessor,
+    knees: Mapping,
+    prompts: PromptSet | str,
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    progress: bool = True,
+    card: dict | None = None,
+) -> Run:
+    """Fine-tune CLIP on graded knees, in place.
+
+    Parameters
+    ----------
+    knees : mapping
+        ``knees["train"]``, and ``knees["tune"]`` to choose the epoch by; each with the columns ``image`` (PIL
+        images, or an (N, H, W) uint8 array) and ``grade``, and where known ``patient`` and ``side``. A DatasetDict
+        of `load_knees` and a plain dict of arrays both do.
+    prompts : PromptSet or name
+    recipe : Recipe
+    out : folder, optional
+        Where checkpoints and the result go. A folder with an unfinished run of the same settings is resumed, one
+        with a finished run is read back, one with another run is refused.
+    card : dict, optional
+        Facts that the run's model card states besides its own: preset, data, base model.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    KneeError
+        For data that don't fit, a loss that is no longer finite (the last good checkpoint is kept), a folder that
+        holds another run, or a full disk.
+
+    Notes
+    -----
+    Notebook: 03.
+    """
+    accelerator = make_accelerator(recipe.precision)
+    prompts = as_prompts(prompts)
+    data = load_resident(processor, knees, "train", accelerator, recipe, progress)
+    tune = load_resident(processor, knees, "tune", accelerator, recipe, progress) if "tune" in knees else None
+    tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
+
+    grader = Grader(model.to(accelerator.device).train(), prompts.counts)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+    grader, optimizer = accelerator.prepare(grader, optimizer)
+
+    state = RunState(out, recipe.select, accelerator)
+    if out is not None:
+        state.open(fingerprint(recipe, prompts.texts, data.images, data.grades, model.state_dict()))
+    if state.finished:
+        return _read_back(state, model, recipe, prompts)
+    state.resume(model, optimizer)
+    per_epoch = math.ceil(len(data.grades) / recipe.batch_size)
+    total = per_epoch * recipe.epochs
+    bar = tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress)
+    start, resumed_at = time.perf_counter(), state.step
+    for epoch in range(state.step // per_epoch, recipe.epochs):
+        order, draws = epoch_plan(data, recipe, epoch)
+        for i in range(state.step % per_epoch, per_epoch):
+            batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+            lr = learning_rate(state.step, total, recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            losses = _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor)
+            _stop_if_not_finite(losses, data, batch, state.step, out)
+            state.steps.append({"step": state.step, "epoch": epoch, **losses})
+            state.step += 1
+            bar.update()
+            if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
+                state.save(model, optimizer)
+        row = _epoch_row(state, epoch, lr, recipe, time.perf_counter() - start)
+        if tune is not None:
+            with accelerator.autocast():
+                p, p_flip = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+            row |= _tune_metrics(p, p_flip, tune)
+        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
+        state.end_of_epoch(row, model, optimizer)
+    bar.close()
+    return _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card)
+
+
+def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+    """Warm-up from 0, then half a cosine down to 0 at `total`."""
+    warm = max(1, round(recipe.warmup * total))
+    if step < warm:
+        return recipe.lr * (step + 1) / warm
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def arm_losses(logits: torch.Tensor, grades: torch.Tensor, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The losses of the recipe's arm, one value an image, `total` among them.
+
+    Parameters
+    ----------
+    logits : (N, K) of the one view, or (2N, K): first all originals, then all flips
+    grades : (N,)
+    """
+    if recipe.views == 1:
+        loss = F.cross_entropy(logits.float(), grades, reduction="none")
+        return {"original": loss, "total": loss}
+    z, z_flip = logits.chunk(2)  # (N, K) each
+    if recipe.arm == "consistency":
+        original = F.cross_entropy(z.float(), grades, reduction="none")
+        consistency = consistency_loss(z, z_flip, form=recipe.consistency, reduction="none")
+        return {"original": original, "consistency": consistency, "total": original + recipe.weight * consistency}
+    weight = recipe.weight if recipe.arm == "clip_koa" else 0.0
+    return clip_koa_loss(z, z_flip, grades, form=recipe.consistency, weight=weight, reduction="none")
+
+
+def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor) -> dict[str, float]:
+    """One update from the images `batch`, over all processes and micro-batches: sum of losses over global count."""
+    mine = batch[accelerator.process_index :: accelerator.num_processes]
+    # a process without an image of this (last, short) batch still takes part, with one image of weight 0
+    counts = torch.ones(max(1, len(mine)), device=accelerator.device)
+    if len(mine) == 0:
+        mine, counts = batch[:1], counts * 0
+    size = recipe.micro_batch or len(mine)
+    sums: dict[str, torch.Tensor] = {}
+    rounds = math.ceil(math.ceil(len(batch) / accelerator.num_processes) / size)
+    pieces = [(mine[i * size : (i + 1) * size], counts[i * size : (i + 1) * size]) for i in range(rounds)]
+    for i, (index, count) in enumerate(pieces):
+        if len(index) == 0:
+            index, count = mine[:1], counts[:1] * 0
+        context = accelerator.no_sync(grader) if i + 1 < rounds else nullcontext()
+        with context:
+            views = make_views(data.images[index], data.mirror_on_device[index], draws[index], recipe)
+            with accelerator.autocast():
+                logits = grader(clip.to_pixel_values(processor, views), tokens)
+            losses = arm_losses(logits, data.grades[index], recipe)
+            weighted = {name: (loss * count).sum() / len(batch) for name, loss in losses.items()}
+            # DDP averages the gradients of the processes, and we want their sum
+            accelerator.backward(weighted["total"] * accelerator.num_processes)
+        for name, loss in weighted.items():
+            sums[name] = sums.get(name, 0) + loss.detach()
+    accelerator.clip_grad_norm_(grader.parameters(), recipe.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        accelerator.unwrap_model(grader).model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    stacked = torch.stack(list(sums.values()))
+    if accelerator.num_processes > 1:
+        stacked = accelerator.reduce(stacked, "sum")
+    return dict(zip(sums, stacked.tolist(), strict=True))
+
+
+def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card) -> Run:
+    weights = state.best_weights if state.folder is None else load_state(state.best_file)[0]
+    model.load_state_dict(weights)
+    model.eval()
+    run = Run(model, recipe, prompts, state.history, state.steps, state.best_epoch, None, state.folder, resumed_at)
+    if tune is None:
+        run.notes.append("no tune split: the last epoch was kept")
+    elif recipe.calibrate:
+        p, _ = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+        run.temperature = fit_temperature(p, tune.grades.cpu().numpy())
+        clip.fold_temperature(model, run.temperature)
+    if state.folder is not None and accelerator.is_main_process:
+        clip.save_clip(model, processor, state.folder)
+        write_run(run, state.fingerprint, card or {})
+        for file in (state.checkpoint, state.best_file):  # only now is the result safe without them
+            file.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return run
+
+
+def _read_back(state, model, recipe, prompts) -> Run:
+    done = state.finished
+    model.load_state_dict(clip.load_clip(state.folder)[0].state_dict())
+    history = json.loads((state.folder / "history.json").read_text(encoding="utf-8"))
+    run = Run(model.eval(), recipe, prompts, history["epochs"], history["steps"], done["best_epoch"])
+    run.temperature, run.folder, run.resumed_at = done["temperature"], state.folder, len(history["steps"])
+    run.notes = [*done["notes"], "this run was finished before; nothing was trained"]
+    return run
+
+
+def _epoch_row(state, epoch, lr, recipe, seconds) -> dict:
+    rows = [row for row in state.steps if row["epoch"] == epoch]
+    losses = [name for name in rows[0] if name not in ("step", "epoch")]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in losses}
+    return {"epoch": epoch, "step": state.step, "lr": lr, **means, "seconds": round(seconds, 2)}
+
+
+def _tune_metrics(p, p_flip, tune) -> dict[str, float]:
+    report = evaluate(p, tune.grades.cpu().numpy(), tune.patients, flipped=p_flip, n_boot=0)
+    names = ("accuracy", "qwk", "flip_agreement")
+    return {f"tune_{name}": report[name] for name in names if report[name] is not None}
+
+
+def _stop_if_not_finite(losses, data, batch, step, out) -> None:
+    if all(math.isfinite(value) for value in losses.values()):
+        return
+    kept = f"; the last checkpoint in {out} is good" if out is not None else ""
+    raise KneeError(
+        f"the loss is no longer finite at step {step}{kept}",
+        [data.names[i] for i in batch.tolist()],
+        "use precision bf16 or no, a lower learning rate, or look at these images",
+    )
+
+
+def parameter_groups(model, weight_decay) -> list[dict]:
+    """Matrices decay; biases, norms and the logit scale don't."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator(mixed_precision=precision)

@@ -1,0 +1,325 @@
+"""Training: every arm learns, a killed run ends in the same bits, and what does not fit is said."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from kneeclip import training
+from kneeclip.batches import epoch_plan, load_resident, make_views
+from kneeclip.checkpoints import load_state, save_state
+from kneeclip.errors import KneeError
+from kneeclip.losses import clip_koa_loss
+from kneeclip.model import load_clip, predict
+from kneeclip.presets import ARMS, Recipe
+from kneeclip.training import arm_losses, learning_rate, train
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_learns_brightness(arm, tiny, arrays, recipe):
+    recipe = dataclasses.replace(recipe, arm=arm, epochs=12, lr=3e-3, augment=0.1)
+    run = train(*tiny, arrays, "criteria", recipe)
+    assert run.history[-1]["original"] < 0.8 * run.history[0]["original"]
+    assert run.history[run.best_epoch]["tune_qwk"] == max(row["tune_qwk"] for row in run.history)
+    assert run.history[-1]["step"] == len(run.steps) == 12 * 3
+    two_views = arm in ("symmetry", "clip_koa")
+    assert ("flipped" in run.steps[0]) == two_views
+    assert all(row["total"] > 0 for row in run.steps)
+
+
+def test_arm_losses_are_the_losses_module():
+    generator = torch.Generator().manual_seed(0)
+    logits, y = torch.randn(8, 5, generator=generator), torch.tensor([0, 1, 2, 3])
+    z, z_flip = logits.chunk(2)
+    both = clip_koa_loss(z, z_flip, y, form="kl", weight=0.5, reduction="none")
+    recipe = Recipe(consistency="kl", weight=0.5)
+    torch.testing.assert_close(arm_losses(logits, y, recipe)["total"], both["total"])
+    symmetry = arm_losses(logits, y, dataclasses.replace(recipe, arm="symmetry"))
+    torch.testing.assert_close(symmetry["total"], both["symmetry"])
+    consistency = arm_losses(logits, y, dataclasses.replace(recipe, arm="consistency"))
+    torch.testing.assert_close(consistency["total"], both["original"] + 0.5 * both["consistency"])
+    single = arm_losses(z, y, dataclasses.replace(recipe, arm="clip"))
+    torch.testing.assert_close(single["total"], both["original"])
+
+
+def test_views_of_every_arm():
+    images = torch.arange(2 * 4 * 4, dtype=torch.uint8).view(2, 4, 4)
+    mirror, draws = torch.tensor([True, False]), torch.zeros(2, 7)
+    draws[1, 6] = 0.9
+    flip = images.float().flip(-1)
+
+    def views(arm):
+        return make_views(images, mirror, draws, Recipe(arm=arm, augment=0))
+
+    assert torch.equal(views("clip"), images.float())
+    for arm in ("symmetry", "consistency", "clip_koa"):
+        assert torch.equal(views(arm), torch.cat([images.float(), flip]))
+    assert torch.equal(views("canonical"), torch.stack([flip[0], images[1].float()]))
+    assert torch.equal(views("flip_aug"), torch.stack([flip[0], images[1].float()]))
+
+
+def test_both_views_share_one_augmentation_and_it_is_keyed_by_image():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 28, 28), dtype=torch.uint8, generator=generator)
+    draws, mirror = torch.rand(6, 7, generator=generator), torch.zeros(6, dtype=bool)
+    recipe = Recipe(augment=1.0)
+    views = make_views(images, mirror, draws, recipe)
+    assert torch.equal(views[6:], views[:6].flip(-1))
+    assert (views[:6] - images).abs().mean() > 3
+    alone = make_views(images[2:3], mirror[2:3], draws[2:3], recipe)
+    torch.testing.assert_close(alone[0], views[2], rtol=0, atol=1e-3)
+
+
+def test_the_epoch_plan_is_a_permutation_drawn_from_seed_and_epoch(tiny, arrays, recipe):
+    data = load_resident(tiny[1], arrays, "train", training.make_accelerator("no"), recipe, False)
+    order, draws = epoch_plan(data, recipe, 3)
+    again, draws_again = epoch_plan(data, recipe, 3)
+    other, _ = epoch_plan(data, recipe, 4)
+    assert sorted(order.tolist()) == list(range(22))
+    assert torch.equal(order, again) and torch.equal(draws, draws_again) and not torch.equal(order, other)
+    balanced, _ = epoch_plan(data, dataclasses.replace(recipe, balance=1.0), 0)
+    assert len(balanced) == 22 and len(set(balanced.tolist())) < 22
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    recipe = Recipe(lr=1.0, warmup=0.2)
+    rates = [learning_rate(step, 10, recipe) for step in range(11)]
+    assert rates[:2] == [0.5, 1.0] and rates[2] == 1.0
+    assert rates[10] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(rates[1:], rates[2:], strict=False))
+
+
+def test_micro_batches_equal_one_big_batch(tiny_folder, arrays, recipe):
+    # 22 images in steps of 8, so the last one is short; pieces of 3 don't divide either
+    recipe = dataclasses.replace(recipe, lr=1e-4)
+    big = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+    small = train(*load_clip(tiny_folder), arrays, "criteria", dataclasses.replace(recipe, micro_batch=3))
+    for a, b in zip(big.steps, small.steps, strict=True):
+        assert a["total"] == pytest.approx(b["total"], abs=1e-5)
+
+
+def test_same_seed_same_bits_and_another_seed_others(tiny_folder, arrays, recipe):
+    a, b, c = (train(*load_clip(tiny_folder), arrays, "criteria", dataclasses.replace(recipe, seed=s)) for s in (0, 0, 1))
+    assert same_bits(weights(a), weights(b))
+    assert not same_bits(weights(a), weights(c))
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL inside the process: nothing may catch it."""
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(step, tiny_folder, arrays, recipe, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(recipe, save_every=1, calibrate=True)
+    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+    real_step, calls = training._step, []
+
+    def dying_step(*args):
+        calls.append(1)
+        if len(calls) > step:
+            raise Killed
+        return real_step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", dying_step)
+        with pytest.raises(Killed):
+            train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert resumed.resumed_at == step
+    assert same_bits(weights(whole), weights(resumed))
+    for a, b in zip(whole.steps, resumed.steps, strict=True):
+        assert a == b
+    drop = {"seconds"}
+    assert [{k: v for k, v in row.items() if k not in drop} for row in whole.history] == [
+        {k: v for k, v in row.items() if k not in drop} for row in resumed.history
+    ]
+    assert not list((tmp_path / "run").glob("*checkpoint*"))  # what a finished run no longer needs
+    read_back = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert same_bits(weights(whole), weights(read_back)) and "finished before" in read_back.notes[-1]
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tiny_folder, arrays, recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, save_every=1, epochs=40)
+    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+    np.savez(tmp_path / "a.npz", **{f"{s}/{k}": np.asarray(v) for s in arrays for k, v in arrays[s].items()})
+    code = f"""
+import numpy as np, torch
+torch.set_num_threads({torch.get_num_threads()})
+from kneeclip.model import load_clip
+from kneeclip.presets import Recipe
+from kneeclip.training import train
+z = np.load({str(tmp_path / "a.npz")!r})
+knees = {{s: {{k.split("/")[1]: z[k] for k in z if k.startswith(s + "/")}} for s in ("train", "tune")}}
+train(*load_clip({str(tiny_folder)!r}), knees, "criteria", {recipe!r}, out={str(tmp_path / "run")!r}, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    give_up = time.time() + 90
+    while time.time() < give_up and process.poll() is None:
+        if checkpoint.exists() and load_state(checkpoint)[1]["step"] >= 7:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists(), process.stderr.read().decode()[-500:]
+    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert resumed.resumed_at >= 7
+    assert same_bits(weights(whole), weights(resumed))
+
+
+def test_the_run_is_a_plain_transformers_folder(tiny, arrays, recipe, tmp_path):
+    from transformers import CLIPModel, CLIPProcessor
+
+    run = train(*tiny, arrays, "criteria", dataclasses.replace(recipe, calibrate=True), out=tmp_path / "run")
+    plain = CLIPModel.from_pretrained(tmp_path / "run")
+    assert same_bits(weights(run), plain.state_dict())
+    assert CLIPProcessor.from_pretrained(tmp_path / "run").tokenizer("a knee")["input_ids"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["recipe"] == dataclasses.asdict(run.recipe) and record["temperature"] == run.temperature
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "never for diagnosis" in card and "clip_koa" in card
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert [row["step"] for row in history["epochs"]] == [3, 6] and len(history["steps"]) == 6
+
+
+def test_a_datasetdict_trains_like_its_arrays(tiny_folder, arrays, recipe):
+    from datasets import Dataset, DatasetDict, Features, Value
+    from datasets import Image as ImageFeature
+    from PIL import Image
+
+    features = Features(
+        {"image": ImageFeature(mode="L"), "grade": Value("int64"), "patient": Value("string"), "side": Value("string")}
+    )
+    knees = DatasetDict(
+        {
+            name: Dataset.from_dict({**split, "image": [Image.fromarray(i) for i in split["image"]]}, features=features)
+            for name, split in arrays.items()
+        }
+    )
+    a = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+    b = train(*load_clip(tiny_folder), knees, "criteria", recipe)
+    assert same_bits(weights(a), weights(b))
+
+
+def test_without_tune_the_last_epoch_is_kept_and_said(tiny, arrays, recipe):
+    run = train(*tiny, {"train": arrays["train"]}, "criteria", recipe)
+    assert run.best_epoch == 1 and "no tune split" in run.notes[0]
+
+
+def test_calibration_lowers_the_tune_loss(tiny_folder, arrays, recipe):
+    losses = {}
+    for calibrate in (False, True):
+        model, processor = load_clip(tiny_folder)
+        train(model, processor, arrays, "criteria", dataclasses.replace(recipe, calibrate=calibrate, epochs=8))
+        p, _ = predict(model, processor, arrays["tune"]["image"], "criteria")
+        losses[calibrate] = -np.log(p[np.arange(8), arrays["tune"]["grade"]]).mean()
+    assert losses[True] <= losses[False] + 1e-6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_other_precisions_in_the_same_process(precision, tiny, arrays, recipe):
+    if precision == "fp16" and not torch.cuda.is_available():
+        pytest.skip("fp16 with loss scaling needs a GPU")
+    run = train(*tiny, arrays, "criteria", dataclasses.replace(recipe, precision=precision))
+    assert all(np.isfinite(row["total"]) for row in run.steps)
+    assert {value.dtype for value in weights(run).values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_another_run_in_the_folder_is_refused(tiny_folder, arrays, recipe, tmp_path):
+    train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    for change in ("arm", "prompts", "weights"):
+        model, processor = load_clip(tiny_folder, fresh_seed=5 if change == "weights" else None)
+        other = dataclasses.replace(recipe, arm="clip") if change == "arm" else recipe
+        prompts = "names" if change == "prompts" else "criteria"
+        with pytest.raises(KneeError, match="another run.*choose another folder"):
+            train(model, processor, arrays, prompts, other, out=tmp_path / "run")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(
+    tiny_folder, arrays, recipe, tmp_path, monkeypatch
+):
+    recipe = dataclasses.replace(recipe, save_every=1)
+    real = training.arm_losses
+    calls = []
+
+    def poisoned(*args):
+        calls.append(1)
+        losses = real(*args)
+        return {k: v * float("nan") for k, v in losses.items()} if len(calls) == 3 else losses
+
+    monkeypatch.setattr(training, "arm_losses", poisoned)
+    with pytest.raises(KneeError, match="no longer finite at step 2.*1[0-9]{3}[LR].*bf16") as caught:
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert len(caught.value.culprits) == 6  # the short last batch of 22
+    tensors, meta = load_state(tmp_path / "run" / "checkpoint.safetensors")
+    assert meta["step"] == 2 and all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_data_that_do_not_fit_are_said_in_a_sentence(tiny, arrays, recipe):
+    train_split = arrays["train"]
+    cases = {
+        "no split called train": ({"tune": arrays["tune"]}, recipe),
+        "lacks a column": ({"train": {"image": train_split["image"]}}, recipe),
+        "22 images and 21 grades": ({"train": {**train_split, "grade": train_split["grade"][:-1]}}, recipe),
+        "outside 0 to 4": ({"train": {**train_split, "grade": train_split["grade"] + 1}}, recipe),
+        "canonical arm": (
+            {"train": {k: train_split[k] for k in ("image", "grade")}},
+            dataclasses.replace(recipe, arm="canonical"),
+        ),
+    }
+    for word, (knees, settings) in cases.items():
+        with pytest.raises(KneeError, match=word):
+            train(*tiny, knees, "criteria", settings)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"arm": "clipkoa"}, {"weight": -1.0}, {"consistency": "cosine"}, {"precision": "fp8"}, {"epochs": 0},
+        {"batch_size": 0}, {"lr": 0.0}, {"warmup": 2.0}, {"select": "auc"}, {"micro_batch": 0}, {"balance": -0.1},
+    ],
+)  # fmt: skip
+def test_a_bad_recipe_names_the_setting(setting):
+    with pytest.raises(KneeError, match=next(iter(setting))) as caught:
+        Recipe(**setting)
+    assert caught.value.remedy
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    save_state(path, {"a": torch.ones(3)}, {"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KneeError, match="No space left on device.*intact"):
+        save_state(path, {"a": torch.zeros(3)}, {"step": 2})
+    tensors, meta = load_state(path)
+    assert meta == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    save_state(path, {"a": torch.ones(3)}, {"step": 1})
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(KneeError, match="damaged.*checkpoint.safetensors"):
+        load_state(path)
