@@ -1,0 +1,304 @@
+"""The same steps from a shell: ``kneeclip --help``.
+
+Heavy imports stand inside the commands, so that the help comes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kneeclip.errors import KneeError
+
+app = typer.Typer(
+    help="CLIP-KOA, step by step: grading knee radiographs with CLIP. For teaching and research, never for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
+DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
+SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
+PromptsOption = Annotated[str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="the seed of everything random")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file too")]
+
+
+@app.command()
+def tutorial(
+    notebooks: Annotated[Path, typer.Option("--notebooks", help="the folder of the notebooks")] = Path("notebooks"),
+    out: OutOption = None,
+    preset: PresetOption = None,
+    data: DataOption = None,
+) -> None:
+    """Run the numbered notebooks and write executed copies and an index."""
+    from kneeclip.tutorial import run_tutorial
+
+    _environment(_preset(preset, data))
+    out = out or Path("build/tutorial")
+    run_tutorial(notebooks, out)
+    typer.echo(f"\nRead on: {out / 'index.html'}  (or `jupyter lab {notebooks}` to run them yourself)")
+
+
+@app.command()
+def audit(data: Annotated[str, typer.Argument(metavar="DATA")], json_file: JsonOption = None) -> None:
+    """Check a data set against its card: splits, patients, duplicates, unreadable files."""
+    from kneeclip.auditing import audit as run_audit
+
+    report = run_audit(data)
+    typer.echo(report.text())
+    _write_json(json_file, report.to_dict())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantom(
+    compare: Annotated[str | None, typer.Option("--compare", metavar="DATA", help="real knees to compare with")] = None,
+    patients: Annotated[int, typer.Option("--patients", help="phantom patients, two knees each")] = 500,
+    size: Annotated[int, typer.Option("--size", help="pixels")] = 112,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Draw phantom knees into a figure; with --compare, beside real ones, with distances to their statistics."""
+    from kneeclip import plots
+    from kneeclip.phantom import make_phantoms
+
+    knees = make_phantoms(patients, 1 if seed is None else seed, size=size)
+    if compare is None:
+        figure = plots.knee_grid(knees.images[:20], knees.grades[:20], world="phantom knees")
+    else:
+        figure, numbers = _compare(compare, knees, size)
+        for name, value in numbers.items():
+            typer.echo(f"{name:36s} {value:9.3f}")
+        _write_json(json_file, numbers)
+    out = out or Path("build/phantom.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120, bbox_inches="tight")
+    typer.echo(f"Figure: {out}")
+
+
+@app.command()
+def pretrain(
+    out: OutOption = None,
+    seed: SeedOption = None,
+    patients: Annotated[int | None, typer.Option("--patients", help="phantom patients, two knees each")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+) -> None:
+    """Make phantom-clip: a small CLIP trained from nothing on captioned phantoms."""
+    from kneeclip.pretrain import Pretraining
+    from kneeclip.pretrain import pretrain as run_pretraining
+
+    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs))
+    folder = run_pretraining(out or Path("runs/phantom-clip"), settings)
+    typer.echo(f"Model: {folder}")
+
+
+@app.command()
+def train(
+    preset: PresetOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    prompts: PromptsOption = None,
+    arm: Annotated[
+        str | None, typer.Option("--arm", help="clip, flip_aug, symmetry, consistency, clip_koa, canonical")
+    ] = None,
+    consistency: Annotated[str | None, typer.Option("--consistency", help="js, kl, mse or bhattacharyya")] = None,
+    weight: Annotated[float | None, typer.Option("--weight", help="weight of the Consistency Loss")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="no, bf16 or fp16")] = None,
+    sides: Annotated[str, typer.Option("--sides", help="knees to train on: both, R or L")] = "both",
+    fresh: Annotated[bool, typer.Option("--fresh", help="random weights: the control without pretraining")] = False,
+    seed: SeedOption = None,
+    out: OutOption = None,
+) -> None:
+    """Fine-tune CLIP on graded knees; the same command resumes a killed run."""
+    from kneeclip.data import load_knees
+    from kneeclip.model import load_clip
+    from kneeclip.training import train as run_training
+
+    chosen = _preset(preset, data)
+    settings = _given(
+        arm=arm, consistency=consistency, weight=weight, epochs=epochs, lr=lr, batch_size=batch_size,
+        precision=precision, seed=seed,
+    )  # fmt: skip
+    recipe = dataclasses.replace(chosen.recipe, **settings)
+    base = model or chosen.model
+    clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
+    out = out or Path("runs") / f"{chosen.name}-{recipe.arm}-seed{recipe.seed}"
+    facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "data": chosen.world}
+    facts |= {"sides": sides}
+    run = run_training(
+        clip, processor, load_knees(chosen.data, sides=sides), prompts or chosen.prompts, recipe, out=out, card=facts
+    )
+    for note in run.notes:
+        typer.echo(f"Note: {note}.")
+    best = run.history[run.best_epoch]
+    tuned = ", ".join(f"{k.removeprefix('tune_')} {best[k]:.3f}" for k in best if k.startswith("tune_"))
+    typer.echo(f"Kept epoch {run.best_epoch + 1} of {recipe.epochs} (tune: {tuned or 'none'}).")
+    typer.echo(f"Model: {run.folder}\nNext: kneeclip evaluate {run.folder}" + (f" --data {data}" if data else ""))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a run folder, a bundled name or a hub id")],
+    preset: PresetOption = None,
+    data: DataOption = None,
+    split: SplitOption = "validation",
+    prompts: PromptsOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="the seed of the bootstrap")] = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Grade a split and report every metric with its 95 % interval (patients resampled)."""
+    from kneeclip import evaluation
+    from kneeclip.data import load_knees, require_split
+    from kneeclip.model import load_clip, predict
+    from kneeclip.tables import Table, report_rows
+
+    chosen = _preset(preset, data)
+    clip, processor = load_clip(model)
+    record, texts = _run_of(model)
+    texts = prompts or texts or chosen.prompts
+    knees = require_split(load_knees(chosen.data), split)
+    canonical = record.get("recipe", {}).get("arm") == "canonical"
+    mirror = [side == "L" for side in knees["side"]] if canonical else None
+    p, p_flip = predict(clip, processor, knees["image"], texts, mirror=mirror)
+    report = evaluation.evaluate(p, list(knees["grade"]), list(knees["patient"]), flipped=p_flip, seed=seed)
+    split = {"val": "validation"}.get(split, split)
+    name = texts if isinstance(texts, str) else texts.name
+    report = {"model": Path(model).name, "world": chosen.world, "split": split, "prompts": name, **report}
+    typer.echo(f"{Path(model).name} on {chosen.world}, {split}: {report['n']} images, {report['n_patients']} patients")
+    typer.echo(str(Table(report_rows(report))))
+    typer.echo(_disclaimer())
+    _write_json(json_file, report)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…")],
+    model: Annotated[str, typer.Option("--model", help="a run folder, a bundled name or a hub id")] = "phantom-clip",
+    prompts: PromptsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Grade probabilities of single-knee radiographs."""
+    from kneeclip.films import doubts, read_grey
+    from kneeclip.model import load_clip
+    from kneeclip.model import predict as run_prediction
+    from kneeclip.presets import GRADES
+    from kneeclip.tables import Table
+
+    films = [read_grey(path) for path in images]
+    clip, processor = load_clip(model)
+    _, texts = _run_of(model)
+    p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria")
+    rows = [
+        {"image": path.name, "grade": GRADES[row.argmax()], **dict(zip(GRADES, map(float, row), strict=True))}
+        for path, row in zip(images, p, strict=True)
+    ]
+    typer.echo(str(Table(rows)))
+    for path, film in zip(images, films, strict=True):
+        for doubt in doubts(film):
+            typer.echo(f"Warning: {path.name} {doubt}.", err=True)
+    typer.echo(_disclaimer())
+    _write_json(json_file, rows)
+
+
+def _preset(name: str | None, data: str | None):
+    from kneeclip.presets import get_preset
+
+    if name is None and data is not None and "KNEECLIP_PRESET" not in os.environ:
+        name = "phantom" if data == "phantom" else "knees"  # who names real data means real knees
+    return get_preset(name, data=data)
+
+
+def _environment(preset) -> None:
+    """What the notebooks' kernels read."""
+    os.environ["KNEECLIP_PRESET"] = preset.name
+    if not preset.is_phantom:
+        os.environ["KNEECLIP_DATA"] = str(Path(preset.data).resolve()) if preset.data != "kaggle" else "kaggle"
+
+
+def _given(**settings) -> dict:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _run_of(model: str) -> tuple[dict, object]:
+    """run.json and the PromptSet beside a run's weights, where there are any."""
+    from kneeclip.prompts import PromptSet
+
+    folder = Path(model)
+    if not (folder / "run.json").exists():
+        return {}, None
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        return record, PromptSet(saved["name"], tuple(map(tuple, saved["texts"])), saved["source"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KneeError("the run's run.json or prompts.json can't be read", folder, "train it again") from error
+
+
+def _compare(source: str, knees, size: int):
+    import numpy as np
+    from PIL import Image
+
+    from kneeclip import plots, realism
+    from kneeclip.data import load_knees, require_split
+
+    train = require_split(load_knees(source), "train")
+    chosen = train.select(range(0, len(train), max(1, len(train) // len(knees.images))))
+    real = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in chosen["image"]])
+    comparison = realism.compare(real, knees.images)
+    return plots.phantom_comparison(real, knees.images, comparison), comparison["distances"]
+
+
+def _write_json(path: Path | None, value: object) -> None:
+    from kneeclip.checkpoints import write_json
+
+    if path is not None:
+        write_json(path, value)
+        typer.echo(f"Numbers: {path}")
+
+
+def _disclaimer() -> str:
+    from kneeclip.cards import NOT_FOR_DIAGNOSIS
+
+    return NOT_FOR_DIAGNOSIS
+
+
+def main() -> None:
+    """The shell's entry: a failure ends in one sentence and a non-zero exit; ``--debug`` shows the traceback."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except KneeError as error:
+        if debug:
+            raise
+        typer.echo(f"kneeclip: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("kneeclip: stopped; the same command goes on where a training run was.", err=True)
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
+        if debug:
+            raise
+        text = " ".join(str(error).split())[:200]
+        typer.echo(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

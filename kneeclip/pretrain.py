@@ -1,0 +1,236 @@
+"""Making phantom-clip: a small CLIP and its tokenizer, trained from nothing on captioned phantom knees.
+
+The same recipe as CLIP's: pull an image towards its own caption and away from the others of the batch. Captions
+that read the same count as the same, so that "severe knee osteoarthritis" is not pushed away from a severe knee.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from kneeclip import model as clip
+from kneeclip.batches import make_views
+from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
+from kneeclip.checkpoints import RunState, load_state, write_atomically, write_json
+from kneeclip.data import PRETRAIN_SEED
+from kneeclip.errors import KneeError
+from kneeclip.evaluation import evaluate
+from kneeclip.phantom import captions, make_phantoms
+from kneeclip.presets import Recipe
+from kneeclip.prompts import BUILT_IN, CONTEXT
+from kneeclip.training import MAX_LOGIT_SCALE, learning_rate, parameter_groups
+
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How phantom-clip is made: the shipped one with these defaults."""
+
+    patients: int = 12000  # phantom patients, two knees each
+    image_size: int = 112  # pixels
+    patch_size: int = 14  # pixels; 8 × 8 patches
+    width: int = 128  # of both towers
+    layers: int = 4  # of the image tower
+    text_layers: int = 2
+    heads: int = 4
+    dim: int = 128  # D of the joint space
+    vocabulary: int = 1200  # tokens
+    epochs: int = 12
+    batch_size: int = 128  # pairs
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    augment: float = 1.0
+    held_out: int = 200  # phantom patients to watch zero-shot grading on
+    seed: int = PRETRAIN_SEED
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> CLIPTokenizer:
+    """CLIP's byte-level BPE, learnt from `texts`: any text still has tokens, the knee's words have short ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = CLIPTokenizer().backend_tokenizer.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(alphabet), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in _merges(bpe)]
+    # as in CLIP: every byte, every byte that ends a word, the merges in order, the two special tokens
+    tokens = [*alphabet, *[a + "</w>" for a in alphabet], *["".join(pair) for pair in merges], *SPECIAL]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT)
+
+
+def new_clip(settings: Pretraining, tokenizer: CLIPTokenizer) -> tuple[CLIPModel, CLIPProcessor]:
+    """A CLIP of random weights with the settings' architecture, and its processor."""
+    tower = {
+        "hidden_size": settings.width,
+        "intermediate_size": 4 * settings.width,
+        "num_attention_heads": settings.heads,
+    }
+    # without its ids the text tower would pool the wrong token
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = CLIPConfig(
+        text_config={
+            **tower,
+            **ids,
+            "num_hidden_layers": settings.text_layers,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": CONTEXT,
+        },
+        vision_config={
+            **tower,
+            "num_hidden_layers": settings.layers,
+            "image_size": settings.image_size,
+            "patch_size": settings.patch_size,
+        },
+        projection_dim=settings.dim,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = CLIPModel(config)
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": settings.image_size},
+        crop_size={"height": settings.image_size, "width": settings.image_size},
+    )
+    return model, CLIPProcessor(image_processor=images, tokenizer=tokenizer)
+
+
+def contrastive_loss(X: torch.Tensor, T: torch.Tensor, scale: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss with equal captions as equally right answers.
+
+    Parameters
+    ----------
+    X, T : (N, D) unit rows of images and captions
+    scale : scalar, exp(logit_scale)
+    same : (N, N) bool, whether captions i and j read the same; True on the diagonal
+
+    Notes
+    -----
+    Source: Radford et al. 2021 (CLIP), figure 3, which is the case of a diagonal `same`.
+    """
+    logits = scale * X @ T.t()
+    target = same / same.sum(1, keepdim=True)  # symmetric up to its row sums, and equal rows have equal sums
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target))
+
+
+def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: bool = True) -> Path:
+    """Make phantom-clip in the folder `out`; a killed run goes on where its last epoch ended.
+
+    Returns
+    -------
+    Path
+        The folder: half-precision weights, tokenizer, card, `pretraining.json`.
+    """
+    settings = settings or Pretraining()
+    out = Path(out)
+    if (out / "pretraining.json").exists():
+        raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
+    accelerator = Accelerator()
+    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size)
+    watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
+    corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
+    corpus += [text for prompts in BUILT_IN.values() for text in prompts.flat] * 20
+    tokenizer = train_tokenizer(corpus, settings.vocabulary)
+    model, processor = new_clip(settings, tokenizer)
+    model.to(accelerator.device).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.lr)
+    images = torch.from_numpy(knees.images).to(accelerator.device)
+    state = RunState(out, "none", accelerator)
+    state.open(f"{settings}")
+    state.resume(model, optimizer)
+    schedule = Recipe(lr=settings.lr, warmup=0.05, augment=settings.augment, arm="clip")
+    per_epoch = len(images) // settings.batch_size
+    bar = tqdm(
+        total=per_epoch * settings.epochs, initial=state.step, desc="pretrain", unit="step", disable=not progress
+    )
+    start = time.perf_counter()
+    for epoch in range(state.step // per_epoch, settings.epochs):
+        texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
+        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        order, draws = torch.randperm(len(images), generator=generator), torch.rand(len(images), 7, generator=generator)
+        losses = []
+        for i in range(per_epoch):
+            index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
+            there = index.to(images.device)
+            views = make_views(
+                images[there], torch.zeros_like(there, dtype=bool), draws[index].to(there.device), schedule
+            )
+            batch = texts[index.numpy()]
+            ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(there.device)
+            X = clip.encode_images(model, clip.to_pixel_values(processor, views))
+            T = F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+            same = torch.from_numpy(batch[:, None] == batch[None]).to(there.device)
+            loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            losses.append(loss.detach())
+            state.step += 1
+            bar.update()
+        row = {"epoch": epoch, "step": state.step, "loss": torch.stack(losses).mean().item()}
+        row |= _zero_shot(model, processor, watched) | {"seconds": round(time.perf_counter() - start, 1)}
+        if not math.isfinite(row["loss"]):
+            raise KneeError("the loss is no longer finite", out, "lower the learning rate; the last epoch is kept")
+        bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}", qwk=f"{row['qwk']:.3f}")
+        state.end_of_epoch(row, model, optimizer)
+    bar.close()
+    model.load_state_dict(load_state(state.best_file)[0])
+    clip.save_clip(model, processor, out, half=True)
+    record = {"settings": vars(settings), "history": state.history, "environment": environment()}
+    write_atomically(
+        out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
+    )
+    write_json(out / "pretraining.json", record)
+    for file in (state.checkpoint, state.best_file):
+        file.unlink(missing_ok=True)
+    return out
+
+
+def _zero_shot(model, processor, knees) -> dict[str, float]:
+    p, p_flip = clip.predict(model, processor, knees.images, "criteria")
+    report = evaluate(p, knees.grades, knees.patients, flipped=p_flip, n_boot=0)
+    return {name: report[name] for name in ("accuracy", "qwk", "flip_agreement")}
+
+
+def _merges(tokenizer: Tokenizer) -> list:
+    import json
+
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+
+
+def _card(settings: Pretraining, last: dict) -> str:
+    n = 2 * settings.held_out
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
+        "# phantom-clip\n\n"
+        f"**{NOT_FOR_DIAGNOSIS}** A small CLIP that has seen nothing but phantom (synthetic) knee radiographs.\n\n"
+        f"- Made by `kneeclip pretrain` (settings, seed, versions and history: `pretraining.json`).\n"
+        f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in patches "
+        f"of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
+        f"- Trained contrastively on {2 * settings.patients} captioned phantoms (seed {settings.seed}); the "
+        "tutorial's phantoms have other seeds.\n"
+        f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
+        f"{last['accuracy']:.3f}, QWK {last['qwk']:.3f}, flip agreement {last['flip_agreement']:.3f} (one seed).\n"
+        "- What it knows of real knees is measured in `results/`, not assumed.\n"
+    )
