@@ -11,14 +11,25 @@ __version__ = "0.1.0"
 _ROOMS = {
     "errors": ["KneeError", "KneeWarning"],
     "presets": ["ARMS", "GRADES", "Preset", "Recipe", "get_preset"],
-    "data": ["audit", "load_knees"],
+    "data": ["load_knees", "require_split", "tune_mask"],
+    "films": ["read_grey"],
+    "auditing": ["audit"],
     "prompts": ["PromptSet", "get_prompts"],
-    "model": ["encode_images", "encode_texts", "load_clip", "predict", "save_clip", "similarity"],
+    "model": [
+        "encode_images",
+        "encode_texts",
+        "load_clip",
+        "predict",
+        "preprocess",
+        "save_clip",
+        "similarity",
+        "to_pixel_values",
+    ],
     "losses": ["clip_koa_loss", "consistency_loss", "symmetry_loss"],
     "training": ["Run", "train"],
-    "evaluation": ["evaluate", "fit_temperature", "mcnemar"],
+    "evaluation": ["compare", "evaluate", "expected_grade", "fit_temperature", "flip_average", "mcnemar"],
 }
-_MODULES = ["phantom", "plots", "presets", "data", "prompts", "model", "losses", "training", "evaluation"]
+_MODULES = ["data", "evaluation", "losses", "model", "phantom", "plots", "presets", "prompts", "tables", "training"]
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES])
