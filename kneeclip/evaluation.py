@@ -1,0 +1,375 @@
+"""Arrays in, metrics out, each with an interval that knows that a patient has two knees.
+
+A probability array is called `p`, (N, K); the truth is `grades`, (N,), 0 to K-1; `patients`, (N,), says whose
+knee each row is. Nothing here has heard of a model. The point estimates are scikit-learn's. The bootstrap
+repeats them in NumPy on sums kept for each patient: a resample only changes how often each sum counts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn import metrics as sk
+
+from kneeclip.errors import KneeError
+
+BINS = 15  # of the top probability, for the calibration error
+_TINY = 1e-45  # stands in for a probability that float32 rounded to 0, so that its logarithm is finite
+
+
+def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.95) -> dict:
+    """Every number that a report of a grader holds, with intervals from resampling patients.
+
+    Parameters
+    ----------
+    p : array (N, K)
+        Probabilities of the original view.
+    grades : array of int (N,)
+        The truth, 0 to K-1.
+    patients : sequence (N,)
+        Whose knee each row is. Knees of one patient are drawn together or not at all.
+    flipped : array (N, K), optional
+        Probabilities of the horizontally flipped view: adds `flip_agreement` and `averaged`.
+    n_boot : int
+        Resamples; 0 leaves the intervals out (each None).
+    seed, level : int, float
+        Of the resampling, and of the percentile intervals.
+
+    Returns
+    -------
+    dict
+        Plain Python types, ready for JSON; None is what can't be computed. Metrics lie between 0 and 1, `qwk`
+        between -1 and 1, and `mae` is in KL grades.
+
+        - `accuracy`, `mae` of the argmax; `qwk`, Cohen's kappa with quadratic weights;
+        - `balanced_accuracy`, `macro_f1`: plain means of recall and F1 over the grades that occur in the
+          truth of the sample, or of the resample: a grade with no image there is left out, not counted as 0;
+        - `auc_kl2`: area under the ROC curve of p₂+p₃+p₄ for "grade 2 or more"; None if one side is empty;
+        - `ece`: Σ over 15 equal-width bins of the top probability c, (m-1)/15 < c ≤ m/15, of the bin's share
+          of the images × |its accuracy - its mean c|;
+        - `flip_agreement`: share of images with the same argmax in both views;
+        - `averaged`: the same metrics, and their `ci`, for flip-averaged logits;
+        - `confusion`: K×K counts, rows the truth; `per_grade`: dicts of grade, n, recall, precision, f1;
+        - `ci`: metric -> [low, high]; and n, n_patients, n_boot, seed, level.
+
+    Raises
+    ------
+    KneeError
+        For shapes that differ, values that are no probabilities, grades outside 0 to K-1, and no rows at all.
+
+    Notes
+    -----
+    Source: ECE, Guo et al. 2017, eq. 3; resampling whole clusters, Davison & Hinkley 1997, sec. 3.8.
+    Notebook: 05.
+    """
+    p, grades = _checked(p, grades)
+    owner, draws = _resample(patients, len(p), n_boot, seed, level)
+    scores = _scores(p, grades, owner, draws, level)
+    report = {"n": len(p), **scores, "flip_agreement": None, "averaged": None}
+    if flipped is not None:
+        report["averaged"] = _scores(flip_average(p, flipped), grades, owner, draws, level)
+        agree = p.argmax(1) == np.asarray(flipped).argmax(1)
+        agree_and_all = np.stack([np.bincount(owner, agree), np.bincount(owner)], axis=1)  # (P, 2)
+        shares = (draws @ agree_and_all).T
+        report["flip_agreement"] = float(agree.mean())
+        report["ci"]["flip_agreement"] = _interval(shares[0] / shares[1], level)
+    guess, labels = p.argmax(1), range(p.shape[1])
+    report["confusion"] = sk.confusion_matrix(grades, guess, labels=labels).tolist()
+    columns = sk.precision_recall_fscore_support(grades, guess, labels=labels, zero_division=np.nan)
+    report["per_grade"] = [
+        {"grade": k, "n": int(n), "recall": _plain(recall), "precision": _plain(precision), "f1": _plain(f1)}
+        for k, precision, recall, f1, n in zip(labels, *columns, strict=True)
+    ]
+    return report | _settings(draws, seed, level)
+
+
+def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> dict:
+    """Paired differences, b minus a, of two graders of the same images.
+
+    Both are scored on the same resamples of patients: what makes an image hard for both cancels out, so the
+    interval is often narrower than the graders' own intervals suggest.
+
+    Parameters
+    ----------
+    p_a, p_b : array (N, K)
+        Probabilities of the two graders, rows in the same order.
+    grades, patients, n_boot, seed, level
+        As in `evaluate`.
+
+    Returns
+    -------
+    dict
+        `accuracy`, `qwk`, `mae` -> dict of a, b, difference and ci, [low, high] of the difference; and n,
+        n_patients, n_boot, seed, level. A negative difference of `mae` (KL grades) means that b is better.
+
+    Raises
+    ------
+    KneeError
+        As `evaluate`, and for two arrays of different shapes.
+
+    Notes
+    -----
+    Notebook: 05.
+    """
+    p_a, p_b, grades = _pair(p_a, p_b, grades)
+    owner, draws = _resample(patients, len(p_a), n_boot, seed, level)
+    a, b = _point(p_a, grades), _point(p_b, grades)
+    boot_a, boot_b = (_bootstrap(p, grades, owner, draws) for p in (p_a, p_b))
+    report = {"n": len(p_a)}
+    for name in ("accuracy", "qwk", "mae"):
+        difference = None if None in (a[name], b[name]) else b[name] - a[name]
+        ci = _interval(boot_b[name] - boot_a[name], level)
+        report[name] = {"a": a[name], "b": b[name], "difference": difference, "ci": ci}
+    return report | _settings(draws, seed, level)
+
+
+def mcnemar(p_a, p_b, grades) -> dict:
+    """Exact two-sided McNemar test: do two graders differ in how many images they get right?
+
+    Only images that one grader alone gets right speak: each is a coin flip if the two are equally good. The
+    test takes images as independent, and two knees of a patient are not: read it beside `compare`.
+
+    Parameters
+    ----------
+    p_a, p_b : array (N, K)
+    grades : array of int (N,)
+
+    Returns
+    -------
+    dict
+        `n_only_a`, `n_only_b` (images that only a, or only b, gets right) and `p_value`, 1 if both are 0.
+
+    Raises
+    ------
+    KneeError
+        As `compare`.
+
+    Notes
+    -----
+    Source: McNemar 1947, in its exact binomial form.
+    Notebook: 05.
+    """
+    p_a, p_b, grades = _pair(p_a, p_b, grades)
+    right_a, right_b = p_a.argmax(1) == grades, p_b.argmax(1) == grades
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))  # an exact whole number
+    return {"n_only_a": only_a, "n_only_b": only_b, "p_value": min(1.0, 2 * tail / 2**n)}
+
+
+def flip_average(p, flipped) -> np.ndarray:
+    """Probabilities of the averaged logits, softmax((z + z′)/2): √(p p′), made to sum to 1.
+
+    Parameters
+    ----------
+    p, flipped : array (N, K)
+        Probabilities of the original and of the flipped view; swapping them changes nothing.
+
+    Returns
+    -------
+    array (N, K)
+
+    Raises
+    ------
+    KneeError
+        For values that are no probabilities and for shapes that differ.
+
+    Notes
+    -----
+    Source: ours; a softmax forgets a constant added to its logits, so log p serves for z.
+    Notebook: 04.
+    """
+    p, flipped = _probabilities(p), _probabilities(flipped)
+    _same_shape(p, flipped)
+    return _softmax((_log(p) + _log(flipped)) / 2)
+
+
+def expected_grade(p) -> np.ndarray:
+    """The mean grade Σₖ k·pₖ of each row, (N, K) -> (N,), in KL grades from 0 to K-1. Notebook: 05."""
+    p = _probabilities(p)
+    return p @ np.arange(p.shape[1])
+
+
+def fit_temperature(p, grades) -> float:
+    """The temperature T at which softmax(log p / T) fits the grades best (least negative log-likelihood).
+
+    Parameters
+    ----------
+    p : array (N, K)
+        Probabilities on *tune*: a temperature picked where it is then scored flatters the calibration.
+    grades : array of int (N,)
+
+    Returns
+    -------
+    float
+        Between 0.05 and 20; above 1 for an over-confident grader. Towards either end no temperature fits:
+        every image is right, or the probabilities are no better than even ones.
+
+    Raises
+    ------
+    KneeError
+        As `evaluate`.
+
+    Notes
+    -----
+    Source: Guo et al. 2017, sec. 4.2. The loss is convex in 1/T, so in log T too it has a single valley.
+    Notebook: 05.
+    """
+    p, grades = _checked(p, grades)
+    z = _log(p)
+
+    def loss(log_t: float) -> float:
+        z_t = z / math.exp(log_t)  # log p is never above 0: nothing overflows
+        return float(np.mean(np.log(np.exp(z_t).sum(1)) - z_t[np.arange(len(z)), grades]))
+
+    bounds = (math.log(0.05), math.log(20))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x)
+
+
+def with_temperature(p, T: float) -> np.ndarray:
+    """softmax(log p / T), (N, K): softer above T = 1, sharper below, the argmax unchanged. Notebook: 05."""
+    if not T > 0:
+        raise KneeError("a temperature has to be above 0", f"T={T}", "fit it with fit_temperature")
+    return _softmax(_log(_probabilities(p)) / T)
+
+
+def _scores(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray, level: float) -> dict:
+    boot = _bootstrap(p, grades, owner, draws)
+    return {**_point(p, grades), "ci": {name: _interval(values, level) for name, values in boot.items()}}
+
+
+def _point(p: np.ndarray, grades: np.ndarray) -> dict:
+    """The metrics of the whole sample, by scikit-learn."""
+    guess, labels, serious = p.argmax(1), range(p.shape[1]), grades >= 2
+    qwk = None  # where truth and guess are one single grade throughout, chance agrees as well: kappa is 0/0
+    if len(np.union1d(guess, grades)) > 1:
+        qwk = float(sk.cohen_kappa_score(grades, guess, labels=labels, weights="quadratic"))
+    macro = dict(labels=np.unique(grades), average="macro", zero_division=0)
+    bins, gap = _calibration_gap(p, grades)
+    return {
+        "accuracy": float(sk.accuracy_score(grades, guess)),
+        # balanced_accuracy_score is the same number, with a warning for guesses that the truth does not hold
+        "balanced_accuracy": float(sk.recall_score(grades, guess, **macro)),
+        "macro_f1": float(sk.f1_score(grades, guess, **macro)),
+        "qwk": qwk,
+        "mae": float(sk.mean_absolute_error(grades, guess)),
+        "auc_kl2": float(sk.roc_auc_score(serious, p[:, 2:].sum(1))) if len(set(serious)) == 2 else None,
+        "ece": float(np.abs(np.bincount(bins, gap)).sum() / len(p)),
+    }
+
+
+def _calibration_gap(p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bin of each image's top probability c, and right (1 or 0) minus c: ECE sums the latter by bin."""
+    top = p.max(1)
+    return np.clip(np.ceil(top * BINS) - 1, 0, BINS - 1).astype(int), (p.argmax(1) == grades) - top
+
+
+def _resample(patients, n: int, n_boot: int, seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Owner of each row, (N,), and how often each patient is drawn in each resample, (B, P)."""
+    ids = list(patients)
+    if len(ids) != n:
+        raise KneeError("each image needs one patient", f"{n} images, {len(ids)} patients")
+    if any(i is None or i != i or i == "" for i in ids):
+        raise KneeError("an image has no patient", remedy="give every row the id of its patient")
+    if n_boot < 0 or not 0 < level < 1:
+        raise KneeError("n_boot can't be negative, and level lies between 0 and 1", f"{n_boot}, {level}")
+    names, owner = np.unique([str(i) for i in ids], return_inverse=True)
+    count = len(names)
+    drawn = np.random.default_rng(seed).integers(count, size=(n_boot, count))
+    drawn += count * np.arange(n_boot)[:, None]  # each resample counts in its own stretch
+    return owner, np.bincount(drawn.ravel(), minlength=n_boot * count).reshape(n_boot, count).astype(float)
+
+
+def _bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> dict:
+    """The metrics of every resample, name -> (B,); NaN where undefined."""
+    K, P = p.shape[1], draws.shape[1]
+    cells = np.bincount((owner * K + grades) * K + p.argmax(1), minlength=P * K * K).reshape(P, K * K)
+    matrix = (draws @ cells).reshape(-1, K, K)  # (B, K, K), rows the truth
+    truth, guessed, hits = matrix.sum(2), matrix.sum(1), np.diagonal(matrix, axis1=1, axis2=2)  # (B, K)
+    n = truth.sum(1)
+    apart = np.abs(np.subtract.outer(np.arange(K), np.arange(K)))  # (K, K), in grades
+    bins, gap = _calibration_gap(p, grades)
+    gaps = np.bincount(owner * BINS + bins, gap, minlength=P * BINS).reshape(P, BINS)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a grade that was not drawn: NaN, and left out
+        f1 = np.where(truth > 0, 2 * hits / (truth + guessed), np.nan)
+        by_chance = np.einsum("bi,ij,bj->b", truth, apart**2, guessed) / n
+        return {
+            "accuracy": hits.sum(1) / n,
+            "balanced_accuracy": np.nanmean(hits / truth, axis=1),
+            "macro_f1": np.nanmean(f1, axis=1),
+            "qwk": 1 - (matrix * apart**2).sum((1, 2)) / by_chance,
+            "mae": (matrix * apart).sum((1, 2)) / n,
+            "auc_kl2": _auc(p[:, 2:].sum(1), grades >= 2, owner, draws),
+            "ece": np.abs(draws @ gaps).sum(1) / n,
+        }
+
+
+def _auc(score: np.ndarray, serious: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Share of (serious, other) pairs that the score puts in order, a tie counting half: (B,)."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-1.0))  # where a new score begins
+    areas = []
+    for some in np.array_split(draws, max(1, len(draws) // 100)):  # 100 resamples at a time: little memory
+        weight = some[:, owner[order]]
+        high = np.add.reduceat(weight * serious[order], starts, axis=1)
+        low = np.add.reduceat(weight * ~serious[order], starts, axis=1)
+        below = low.cumsum(1) - low / 2
+        areas.append((high * below).sum(1) / (high.sum(1) * low.sum(1)))
+    return np.concatenate(areas)
+
+
+def _settings(draws: np.ndarray, seed: int, level: float) -> dict:
+    return {"n_patients": draws.shape[1], "n_boot": len(draws), "seed": int(seed), "level": float(level)}
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(values: np.ndarray, level: float) -> list[float] | None:
+    values = values[~np.isnan(values)]
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(p, _TINY))
+
+
+def _probabilities(p) -> np.ndarray:
+    p = np.asarray(p, dtype=float)
+    if p.ndim != 2 or 0 in p.shape:
+        raise KneeError("probabilities come as N rows of K grades, one row at least", f"shape {p.shape}")
+    bad = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) <= 1e-3))
+    if bad.any():
+        rows = [f"row {i}" for i in np.flatnonzero(bad)]
+        raise KneeError("some rows are no probabilities that sum to 1", rows, "pass logits through a softmax")
+    return p
+
+
+def _checked(p, grades) -> tuple[np.ndarray, np.ndarray]:
+    p, grades = _probabilities(p), np.asarray(grades)
+    if grades.shape != p.shape[:1]:
+        raise KneeError("each row needs one grade", f"p {p.shape}, grades {grades.shape}")
+    known = np.isin(grades, np.arange(p.shape[1]))
+    if not known.all():
+        odd = sorted({str(g) for g in grades[~known]})
+        raise KneeError(f"grades are whole numbers from 0 to {p.shape[1] - 1}", odd)
+    return p, grades.astype(int)
+
+
+def _pair(p_a, p_b, grades) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    p_a, p_b = _probabilities(p_a), _probabilities(p_b)
+    _same_shape(p_a, p_b)
+    return p_a, *_checked(p_b, grades)
+
+
+def _same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise KneeError("the two arrays of probabilities differ in shape", f"{a.shape} and {b.shape}")

@@ -1,0 +1,250 @@
+"""The figures: they draw without a warning, say what they show, and show what they were given."""
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from kneeclip import plots
+from kneeclip.errors import KneeError
+from kneeclip.evaluation import evaluate
+
+RNG = np.random.default_rng(0)
+IMAGES = [RNG.integers(40, 200, (40, 40), dtype=np.uint8) for _ in range(7)]
+GRADES = RNG.integers(0, 5, 300)
+P = RNG.dirichlet(np.ones(5), 300) + 0.8 * np.eye(5)[GRADES]
+P /= P.sum(1, keepdims=True)
+COUNTS = {"train": [9, 5, 7, 3, 0], "validation": [3, 2, 2, 1, 1]}
+COSINES = np.linspace(-0.2, 0.9, 6).reshape(2, 3)
+ROWS = [
+    {"epoch": e, "step": 10 * (e + 1), "lr": 3e-4 / (e + 1), "total": 2.0 - 0.1 * e, "consistency": 0.1, "seconds": 1.0}
+    | {"tune_accuracy": 0.4 + 0.1 * e, "tune_qwk": None if e == 0 else 0.5}
+    for e in range(3)
+]
+STEPS = [{"step": s, "epoch": s // 10, "total": 2.2 - 0.02 * s, "consistency": 0.1} for s in range(30)]
+MATRIX = [[5, 1, 0, 0, 0], [2, 3, 1, 0, 0], [0, 1, 6, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 1234]]
+FOREST = [("a", 0.7, 0.6, 0.8), ("b", 0.5, 0.4, 0.55, "#009e73"), ("c", 0.3, None, None)]
+ARMS = [
+    {"arm": arm, "accuracy": 0.6 + 0.01 * seed, "qwk": 0.8, "ci": {"accuracy": [0.55, 0.66], "qwk": None}}
+    for arm in plots.ARM_COLOURS
+    for seed in range(2)
+]
+X = np.linspace(0, 4, 9)
+FIGURES = {
+    "knee_grid": lambda **kw: plots.knee_grid([*IMAGES[:-1], Image.fromarray(IMAGES[-1])], GRADES[:7], **kw),
+    "class_balance": lambda **kw: plots.class_balance(COUNTS, **kw),
+    "view_pair": lambda **kw: plots.view_pair(IMAGES[0], IMAGES[0][:, ::-1], P[0], P[1], **kw),
+    "similarity_map": lambda **kw: plots.similarity_map(COSINES, "ab", columns=["x", "y", "a longer one"], **kw),
+    "history": lambda **kw: plots.history(ROWS, steps=STEPS, **kw),
+    "confusion": lambda **kw: plots.confusion(MATRIX, **kw),
+    "reliability": lambda **kw: plots.reliability(P, GRADES, **kw),
+    "forest": lambda **kw: plots.forest(FOREST, xlabel="accuracy (n = 300)", reference=0.65, **kw),
+    "arms": lambda **kw: plots.arms(ARMS, **kw),
+    "scores": lambda **kw: plots.scores(P, GRADES, **kw),
+    "identity": lambda **kw: plots.identity(X, 0.3 + X**2, np.full(9, 0.3), X**2, **kw),
+}
+
+
+def _texts(figure):
+    return [t.get_text() for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text()]
+
+
+def _line(ax, label):
+    (line,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return line
+
+
+def _luminance(colour):
+    return np.dot([0.299, 0.587, 0.114], to_rgb(colour))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_names_its_world_and_fits_its_page(name):
+    figure = FIGURES[name](world="phantom knees, n = 7")
+    assert isinstance(figure, Figure)
+    figure._repr_png_()  # drawn for good: a missing glyph would warn
+    assert _texts(figure).count("phantom knees, n = 7") == 1
+    box, page = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x0 > 0 and box.y0 > 0 and box.x1 < page.x1 and box.y1 < page.y1, "something is cut off"
+    assert min(t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text()) >= 8
+    assert "knees" not in " ".join(_texts(FIGURES[name]()))
+
+
+LABELS = {
+    "class_balance": ["KL grade", "share of the split's images"],
+    "view_pair": ["KL grade", "probability"],
+    "similarity_map": ["cosine similarity"],
+    "history": ["step", "mean loss (nats)", "on tune, original view", "learning rate"],
+    "confusion": ["predicted KL grade", "true KL grade (its images)", "share of the row"],
+    "reliability": ["probability of the predicted grade", "share of images graded right", "images"],
+    "forest": ["accuracy (n = 300)"],
+    "arms": ["accuracy", "QWK"],
+    "scores": ["expected grade (KL grades)", "true grade"],
+    "identity": ["disagreement of the two views (logits)", "loss (nats)"],
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_axes_are_labelled(name):
+    axes = FIGURES[name]().axes
+    assert set(LABELS[name]) == {label for ax in axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label}
+
+
+@pytest.mark.parametrize("name", ["view_pair", "similarity_map", "history", "forest"])
+def test_the_users_own_style_neither_leaks_in_nor_is_changed(name):
+    def sizes(figure):
+        figure.draw_without_rendering()
+        return [t.get_fontsize() for t in figure.findobj(mpl.text.Text) if t.get_text()]
+
+    plain = sizes(FIGURES[name](world="w"))
+    with mpl.rc_context({"font.size": 20, "axes.titlesize": 30, "xtick.labelsize": 25, "ytick.labelsize": 25}):
+        before = dict(mpl.rcParams)
+        assert sizes(FIGURES[name](world="w")) == plain
+        assert dict(mpl.rcParams) == before
+
+
+def test_a_notebook_shows_a_figure_without_pyplot():
+    figure = FIGURES["forest"]()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    formatters = pytest.importorskip("IPython.core.formatters")
+    shown, _ = formatters.DisplayFormatter().format(figure)
+    assert shown["image/png"].startswith(b"\x89PNG")
+    code = "import sys, kneeclip.plots, kneeclip.evaluation; print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_colours_keep_their_order_in_grey_print():
+    shades = [_luminance(c) for c in plots.GRADE_COLOURS]
+    assert (np.diff(shades) < -0.12).all()
+    assert len(set(plots.ARM_COLOURS.values())) == 6
+
+
+def test_knee_grid():
+    figure = FIGURES["knee_grid"](columns=3)
+    shown = [ax for ax in figure.axes if ax.axison]
+    assert len(figure.axes) == 9 and len(shown) == 7
+    for ax, image, grade in zip(shown, IMAGES, GRADES, strict=False):
+        assert np.array_equal(ax.get_images()[0].get_array(), image)
+        assert ax.get_images()[0].get_clim() == (0, 255)  # or a dark film would be shown as a bright one
+        assert to_hex(ax.spines["left"].get_edgecolor()) == plots.GRADE_COLOURS[grade]
+        assert ax.get_title(loc="center") == f"KL{grade}"
+    titled = plots.knee_grid(IMAGES[:2], titles=["left", "right"])
+    assert [ax.get_title() for ax in titled.axes] == ["left", "right"]
+    with pytest.raises(KneeError, match="no image"):
+        plots.knee_grid([])
+
+
+def test_class_balance():
+    figure = FIGURES["class_balance"]()
+    for ax, (split, counts) in zip(figure.axes, COUNTS.items(), strict=True):
+        assert [bar.get_height() for bar in ax.patches] == pytest.approx(np.divide(counts, sum(counts)))
+        assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == list(plots.GRADE_COLOURS)
+        assert [t.get_text() for t in ax.texts] == [str(n) for n in counts]
+        assert ax.get_title(loc="left") == f"{split} (n = {sum(counts)})"
+    plots.class_balance({"test": [0, 0, 0, 0, 0]}).draw_without_rendering()
+
+
+def test_view_pair():
+    first, second, bars = FIGURES["view_pair"]().axes
+    assert np.array_equal(first.get_images()[0].get_array(), second.get_images()[0].get_array()[:, ::-1])
+    heights = [bar.get_height() for bar in bars.patches]
+    assert heights[:5] == list(P[0]) and heights[5:10] == heights[10:] == list(P[1])
+    assert first.get_title().startswith(f"original: KL{P[0].argmax()} ")
+    assert second.get_title().startswith(f"flipped: KL{P[1].argmax()} ")
+
+
+def test_heat_maps_write_readable_numbers():
+    ax = FIGURES["similarity_map"]().axes[0]
+    assert [t.get_text() for t in ax.texts] == ["-0.20", "0.02", "0.24", "0.46", "0.68", "0.90"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    ax = FIGURES["confusion"]().axes[0]
+    cells = np.reshape([t.get_text() for t in ax.texts], (5, 5))
+    assert cells[1, 0] == "2\n33%" and cells[4, 4] == "1,234\n100%" and cells[3, 3] == "0\n0%"
+    assert ax.get_yticklabels()[4].get_text() == "4 (1,235)"
+    assert ax.get_title(loc="left") == f"n = 1,255, accuracy {1248 / 1255:.1%}"
+    for name in ("similarity_map", "confusion"):
+        ax = FIGURES[name]().axes[0]
+        image = ax.get_images()[0]
+        for text in ax.texts:
+            j, i = text.get_position()
+            ground = image.cmap(image.norm(image.get_array()[i, j]))
+            assert abs(_luminance(text.get_color()) - _luminance(ground)) > 0.35
+
+
+def test_history():
+    losses, tuned, rate = FIGURES["history"]().axes
+    assert _line(losses, "total").get_xydata().tolist() == [[10, 2.0], [20, 1.9], [30, 1.8]]
+    assert len(losses.get_lines()) == 4 and losses.get_lines()[0].get_xdata().tolist() == list(range(30))
+    assert _line(tuned, "QWK").get_xydata().tolist() == [[20, 0.5], [30, 0.5]]  # None is left out
+    assert rate.get_lines()[0].get_ydata().tolist() == [row["lr"] for row in ROWS]
+    (only,) = plots.history([{"epoch": 0, "total": 2.0}, {"epoch": 1, "total": 1.0}]).axes
+    assert only.get_xlabel() == "epoch"
+    for rows in ([], [{"step": 1}]):
+        with pytest.raises(KneeError, match="nothing to draw"):
+            plots.history(rows)
+
+
+def test_reliability_agrees_with_evaluate():
+    above, below = FIGURES["reliability"]().axes
+    ece = evaluate(P, GRADES, range(300), n_boot=0)["ece"]
+    assert above.get_title(loc="left") == f"ECE {ece:.3f} (n = 300)"
+    edges = np.arange(16) / 15
+    assert [bar.get_height() for bar in below.patches] == np.histogram(P.max(1), edges)[0].tolist()
+    inside = (P.max(1) > 8 / 15) & (P.max(1) <= 9 / 15)
+    assert above.patches[8].get_height() == pytest.approx((P.argmax(1) == GRADES)[inside].mean())
+    assert above.patches[8].get_x() == pytest.approx(8 / 15)
+    _, below = plots.reliability([[14 / 15, 1 / 15], [1, 0]], [0, 0]).axes
+    assert [bar.get_height() for bar in below.patches][-2:] == [1, 1]  # an upper edge belongs to its bin
+
+
+def test_forest():
+    (ax,) = FIGURES["forest"]().axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # from the top down
+    assert [t.get_text() for t in ax.texts] == ["0.700  [0.600, 0.800]", "0.500  [0.400, 0.550]", "0.300"]
+    spans = [line.get_xydata().tolist() for line in ax.get_lines()]
+    assert spans[:4] == [[[0.6, 0], [0.8, 0]], [[0.7, 0]], [[0.4, 1], [0.55, 1]], [[0.5, 1]]]
+    assert to_hex(ax.get_lines()[2].get_color()) == "#009e73"
+    assert ax.get_lines()[-1].get_xdata() == [0.65, 0.65]
+    with pytest.raises(KneeError, match="no estimate"):
+        plots.forest([], xlabel="x")
+
+
+def test_arms():
+    figure = FIGURES["arms"]()
+    assert [ax.get_xlabel() for ax in figure.axes] == ["accuracy", "QWK"]  # nobody gave a flip agreement
+    names = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert names == list(plots.ARM_COLOURS)
+    for line in figure.axes[0].get_lines():
+        y = round(float(line.get_ydata()[0]))
+        assert to_hex(line.get_color()) == plots.ARM_COLOURS[names[y]]
+    heights = [line.get_ydata()[0] for line in figure.axes[1].get_lines()]
+    assert len(heights) == 12 and len(set(heights)) == 12  # two seeds of an arm don't hide each other
+    with pytest.raises(KneeError, match="none of accuracy"):
+        plots.arms([{"arm": "clip"}])
+
+
+def test_scores():
+    (ax,) = FIGURES["scores"]().axes
+    expected = P @ np.arange(5)
+    medians = [line.get_xdata()[0] for line in ax.get_lines()[:5]]
+    assert medians == pytest.approx([np.median(expected[GRADES == k]) for k in range(5)])
+    assert ax.get_yticklabels()[2].get_text() == f"KL2 (n = {(GRADES == 2).sum()})"
+    assert to_hex(ax.patches[0].get_facecolor()) == plots.GRADE_COLOURS[0]
+    alone = plots.scores(P[GRADES == 0], GRADES[GRADES == 0])  # four grades have no image
+    assert len(alone.axes[0].get_lines()) == 2
+    alone.draw_without_rendering()
+
+
+def test_identity():
+    (ax,) = FIGURES["identity"]().axes
+    sums, averaged, distance = (line.get_ydata() for line in ax.get_lines())
+    assert np.allclose(averaged + distance, sums)
+    top = ax.collections[0].get_paths()[0].vertices[:, 1].max()
+    assert top == pytest.approx(sums.max())  # the shaded distance reaches from the lower curve to the upper
