@@ -1,0 +1,41 @@
+# Two commands do everything: `make tutorial` and `make test`. The README says what to type without make.
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a CPU build of PyTorch on Linux (gigabytes smaller)
+#   PYTHON=python3.12                                  another interpreter, 3.11 or newer
+#   KNEECLIP_DATA=DIR                                  the real knees: the tests that need them run too
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: tutorial test lab lint floor clean
+
+tutorial: $(STAMP)
+	$(BIN)/kneeclip tutorial --out build/tutorial
+
+test: $(STAMP)
+	$(BIN)/ruff check kneeclip tests notebooks
+	$(BIN)/ruff format --check kneeclip tests
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+# The lower bounds of pyproject.toml, in an environment of their own: does the package import and grade there?
+floor:
+	$(PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/python -m pip install --quiet $(INDEX) -c tests/floor.txt -e '.[test]'
+	$(VENV)-floor/bin/python -m pytest tests -k 'not real'
+
+clean:
+	rm -rf build runs .pytest_cache .ruff_cache .hypothesis
+
+# Done once; again only when the requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kneeclip needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(INDEX) -c constraints.txt -e '.[notebooks,test]'
+	touch $@
