@@ -260,7 +260,7 @@ def _compare(source: str, knees, size: int):
     train = require_split(load_knees(source), "train")
     chosen = train.select(range(0, len(train), max(1, len(train) // len(knees.images))))
     real = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in chosen["image"]])
-    comparison = realism.compare(real, knees.images)
+    comparison = realism.compare(real, knees.images, real_sides=np.array(chosen["side"]), phantom_sides=knees.sides)
     return plots.phantom_comparison(real, knees.images, comparison), comparison["distances"]
 
 

@@ -370,6 +370,54 @@ def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "
     return figure
 
 
+@_styled
+def phantom_comparison(real, phantom, stats: Mapping) -> Figure:
+    """Real radiographs above phantoms, and where their unlabelled statistics part. Notebook: 01.
+
+    Parameters
+    ----------
+    real, phantom : (N, S, S) and (M, S, S) uint8
+        The first 16 of each are shown.
+    stats : mapping
+        ``real``, ``phantom`` and ``distances``, from `kneeclip.realism.compare`.
+    """
+    shown, colours = 16, {"real": INK, "phantom": "#d55e00"}
+    worlds = "real knees (Chen 2018) and phantom knees"
+    figure, axes = _picture(9.6, 7.4, 3, 1, caption=worlds, height_ratios=[1, 1, 1.5])
+    for ax, (name, images) in zip(axes[:2, 0], (("real", real), ("phantom", phantom)), strict=True):
+        few = np.asarray(images)[:shown]
+        few = np.concatenate([few, np.full((-len(few) % 8, *few.shape[1:]), 255, np.uint8)])
+        few = np.pad(few, ((0, 0), (2, 2), (2, 2)), constant_values=255)
+        rows = few.reshape(-1, 8, *few.shape[1:]).swapaxes(1, 2)  # (rows, S, 8, S)
+        ax.imshow(rows.reshape(-1, 8 * few.shape[2]), cmap="gray", vmin=0, vmax=255)
+        ax.grid(False)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(name.upper(), color=colours[name], fontweight="bold")
+    below = axes[2, 0].get_subplotspec()
+    axes[2, 0].remove()
+    left, middle, right = below.subgridspec(1, 3).subplots()
+    for name, dash in (("real", "-"), ("phantom", "--")):
+        s, line = stats[name], {"color": colours[name], "linestyle": dash}
+        left.plot(np.convolve(s["histogram"], np.ones(5) / 5, "same"), label=name, **line)
+        middle.plot(s["frequency"], s["spectrum"], label=name, **line)
+        for gap in ("gap_medial", "gap_lateral"):
+            width = np.sort(s[gap][np.isfinite(s[gap])])
+            faint = {"alpha": 1 if gap == "gap_medial" else 0.5, "label": f"{name}, {gap[4:]}"}
+            right.plot(width, np.linspace(0, 1, len(width)), **line, **faint)
+    d = stats["distances"]
+    left.set(title=f"Grey levels: W1 {d['histogram_w1']:.1f}", xlabel="grey level", ylabel="share of the pixels")
+    middle.set(title=f"Spectrum: {d['spectrum_db']:.1f} dB apart", xscale="log", xlabel="cycles an image", ylabel="dB")
+    middle.set_xticks([2, 5, 10, 20, 50], labels=["2", "5", "10", "20", "50"])
+    middle.set_xticks([], minor=True)
+    right.set(title="Joint space", xlabel="width (px)", ylabel="share of the knees", ylim=(0, 1))
+    for ax in (left, middle, right):
+        ax.grid(True, color="#e5e5e5", linewidth=0.8)
+        ax.tick_params(labelsize=8.5, color=FAINT)
+        ax.legend()
+    return figure
+
+
 def _name(grade: int) -> str:
     return f"KL{int(grade)}"
 

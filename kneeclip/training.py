@@ -33,6 +33,8 @@ from kneeclip.presets import Recipe
 from kneeclip.prompts import PromptSet, as_prompts
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own ceiling
+# AdamW as CLIP was trained. PyTorch's 0.999 would remember the first, large gradients of new weights for 1,000 steps.
+BETAS, EPS = (0.9, 0.98), 1e-6
 
 
 @dataclass
@@ -112,7 +114,7 @@ def train(
     tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
 
     grader = Grader(model.to(accelerator.device).train(), prompts.counts)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, betas=BETAS, eps=EPS)
     grader, optimizer = accelerator.prepare(grader, optimizer)
 
     state = RunState(out, recipe.select, accelerator)

@@ -1,0 +1,284 @@
+"""Anatomy to pixels: a frontal knee drawn from signed distances, a batch at a time.
+
+Lengths are in plateau widths W; x runs from lateral (negative) to medial, y downwards, and the origin lies between
+the tibial plateaus. A bone is the meeting of four curves: where its joint surface and its two sides run is a
+function of one coordinate (cheap: a row of numbers an image), and only their distances fill the plane. Every knee
+is drawn as a right one; a left one is mirrored at the end. What absorbs X-rays adds up; then comes the film.
+
+Brightness and sizes that no paper gives were set by eye and against `kneeclip.realism`, never against grades.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kneeclip import exposure
+from kneeclip.sdf import bump, cosine, cover, fade, meet, per_image, smoothstep, spline
+
+CHUNK = 16  # images drawn at a time: their planes stay in the processor's cache
+ANCHOR = 0.30  # the joint space is what the anatomy says it is at x = -ANCHOR (lateral) and +ANCHOR (medial)
+BEAK = 0.023  # length of an osteophyte of grade 1; grade 3 is three times as long
+
+# Sides of the bones: distance from the midline at heights counted from the joint surface.
+FEMUR_Y = (-1.0, -0.75, -0.60, -0.48, -0.38, -0.28, -0.18, -0.09, 0.0, 0.10)
+FEMUR = {
+    "lateral": (0.350, 0.390, 0.435, 0.478, 0.497, 0.490, 0.462, 0.470, 0.465, 0.430),
+    "medial": (0.290, 0.335, 0.400, 0.490, 0.548, 0.545, 0.520, 0.500, 0.478, 0.440),
+}
+TIBIA_Y = (-0.10, 0.0, 0.07, 0.15, 0.24, 0.33, 0.42, 0.55, 0.80)
+TIBIA = {
+    "lateral": (0.478, 0.490, 0.493, 0.484, 0.458, 0.408, 0.338, 0.265, 0.210),
+    "medial": (0.480, 0.492, 0.486, 0.470, 0.445, 0.408, 0.358, 0.300, 0.250),
+}
+# Lines seen through the bones: where (x, or depth under a side), lean or waviness, from and to which y, strength.
+NOTCH_WALLS = ((0.13, -0.06, -0.50, -0.16, 0.22), (-0.14, 0.10, -0.40, -0.17, 0.12))
+BACK_CONTOURS = (("femur_medial", 0.055, -0.62, -0.14, 0.20), ("femur_lateral", 0.045, -0.30, -0.06, 0.26))
+# Physeal scars: y, bow, from and to which x, strength, bone.
+SCARS = (
+    (-0.36, -0.25, -0.43, -0.10, 0.16, "femur"),
+    (-0.40, 0.0, 0.12, 0.46, 0.12, "femur"),
+    (0.15, 0.10, 0.0, 0.42, 0.12, "tibia"),
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every part of the drawing needs: coordinates, chance, and the bones' distances and covers."""
+
+    x: torch.Tensor  # (N, 1, S)
+    y: torch.Tensor  # (N, S, 1)
+    x_femur: torch.Tensor  # (N, S, S): x in the femur's own frame, turned and shifted
+    tibia: torch.Tensor  # (N, 1, S): height of the plateau
+    soft: torch.Tensor  # (N, 1, 1): half-width of an edge
+    u: torch.Tensor  # (N, UNIFORM)
+    z: torch.Tensor  # (N, NORMAL)
+    cloud: torch.Tensor  # (N, S, S)
+    distance: dict[str, torch.Tensor]  # to femur, tibia, femur_joint, femur_medial, ...: (N, S, S)
+    cover: dict[str, torch.Tensor]  # of femur and tibia: (N, S, S)
+
+
+def render(anatomy, seed: int, size: int) -> torch.Tensor:
+    """Radiographs of the knees in `anatomy`: (N, size, size) uint8. See `kneeclip.phantom.render`."""
+    parts = [_draw(anatomy[i : i + CHUNK], seed, size) for i in range(0, len(anatomy), CHUNK)]
+    return torch.cat(parts) if parts else torch.zeros((0, size, size), dtype=torch.uint8)
+
+
+def masks(anatomy, size: int) -> dict[str, torch.Tensor]:
+    """Regions of the knees in `anatomy`, each (N, size, size) bool. See `kneeclip.phantom.masks`."""
+    x, y = grid(anatomy, size)
+    tibia, femur = joint_curves(anatomy, x)
+    between = (y < tibia) & (y > femur)
+    found = {
+        "medial_space": between & (x > 0.13) & (x < 0.47),
+        "lateral_space": between & (x < -0.13) & (x > -0.47),
+    }
+    for bone, curve, aside in (("femur", femur, -0.06), ("tibia", tibia, 0.03)):
+        for name, sign in (("medial", 1.0), ("lateral", -1.0)):
+            beak = BEAK * per_image(getattr(anatomy, f"osteophyte_{bone}_{name}"))
+            cx = sign * (0.46 + 0.5 * beak) + (per_image(anatomy.tibial_shift) if bone == "femur" else 0.0)
+            cy = _level(curve, x, cx) + aside
+            found[f"{bone}_{name}"] = (x - cx) ** 2 + (y - cy) ** 2 < (0.08 + 0.5 * beak) ** 2
+    left = per_image(anatomy.side > 0.5)
+    return {name: torch.where(left, m.flip(2), m) for name, m in found.items()}
+
+
+def grid(a, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates of the pixels' centres in W: x (N, 1, S) and y (N, S, 1)."""
+    at = (torch.arange(size, dtype=torch.float32, device=a.side.device) + 0.5) / size
+    x = (at.view(1, 1, -1) - per_image(a.centre_x)) / per_image(a.plateau_width)
+    y = (at.view(1, -1, 1) - per_image(a.joint_height)) / per_image(a.plateau_width) - 0.03
+    return x, y
+
+
+def joint_curves(a, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Heights of the tibial plateau and of the femoral condyles at `x`, both (N, 1, M) in W."""
+    tibia = _plateau(a, x)
+    anchors = torch.tensor([-ANCHOR, ANCHOR], device=x.device).expand(len(a), 1, 2)
+    # The femur is a rigid body: lowered and tilted until both spaces are what the anatomy says.
+    spaces = torch.stack([a.lateral_space, a.medial_space], -1).unsqueeze(1)
+    offset = _plateau(a, anchors) - spaces - _condyles(a, anchors)
+    tilt = (offset[..., 1:] - offset[..., :1]) / (2 * ANCHOR)
+    femur = _condyles(a, x) + offset.mean(-1, keepdim=True) + tilt * x
+    return tibia, torch.minimum(femur, tibia + 0.010)  # bones overlap a little in projection, not more
+
+
+def lateral_is_worse(a) -> torch.Tensor:
+    """Whether the lateral compartment has lost the larger share of its space: (N,) bool."""
+    return a.lateral_space / a.lateral_normal < a.medial_space / a.medial_normal
+
+
+def _plateau(a, x):
+    """Upper border of the tibia: a concave medial and a flat lateral plateau, the eminence with its two spines."""
+    dish, sharp = per_image(a.plateau_dish), per_image(a.spine_sharpness)
+    medial = smoothstep((x + 0.10) / 0.20)
+    y = -dish * medial * ((x - 0.30) / 0.2).square().clamp(max=1.2)
+    convex = 0.3 * dish * per_image(a.lateral_convexity)
+    y = y + convex * (1 - medial) * ((x + 0.30) / 0.2).square().clamp(max=1.2)
+    y = y - per_image(a.eminence_height) * torch.exp(-((x + 0.005) / per_image(a.eminence_width)).square())
+    for at, height in ((0.065, 1.0), (-0.085, 0.75)):
+        y = y - height * (0.012 + 0.022 * sharp) * (1 - (x - at).abs() / (0.05 - 0.012 * sharp)).clamp(min=0)
+    worse = 1.15 * ANCHOR * (1 - 2 * per_image(lateral_is_worse(a).float()))
+    y = y + 0.034 * per_image(a.attrition) * torch.exp(-((x - worse) / 0.13).square())
+    # A growing beak turns upward, hardly so on the lateral tibia.
+    lift_medial = 0.0045 * per_image(a.osteophyte_tibia_medial).pow(1.6)
+    lift_lateral = 0.003 * per_image(a.osteophyte_tibia_lateral)
+    y = y - lift_medial * ((x - 0.43) / 0.07).clamp(0, 1.6).square()
+    y = y - lift_lateral * ((-x - 0.44) / 0.07).clamp(0, 1.6).square()
+    return y + per_image(a.rotation) * x
+
+
+def _condyles(a, x):
+    """Lower border of the femur before it is lowered onto the tibia: two condyles and the gull-wing notch."""
+    x = x - per_image(a.tibial_shift)
+    rounded = per_image(a.condyle_roundness)
+    y = -0.026 * rounded * ((x - 0.31) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
+    y = y - 0.022 * rounded * ((x + 0.30) / 0.19).square().clamp(max=1.5) * smoothstep((0.10 - x) / 0.20)
+    from_notch = ((x + 0.012) / per_image(a.notch_width)).abs()
+    y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(1.85))
+    # A large beak hangs down over the joint.
+    for sign, size in ((1.0, a.osteophyte_femur_medial), (-1.0, a.osteophyte_femur_lateral)):
+        y = y + 0.0075 * per_image(size) * ((sign * x - 0.41) / 0.06).clamp(0, 1.8)
+    return y
+
+
+def _side(a, y, level, bone, name, stray):
+    """Distance of one side of a bone from the midline at heights y (N, S, 1), with its osteophyte."""
+    femur = bone == "femur"
+    knots, outline = (FEMUR_Y, FEMUR) if femur else (TIBIA_Y, TIBIA)
+    h = y - level
+    values = torch.tensor(outline[name], device=y.device) + 0.009 * a.irregularity[:, None] * stray
+    side = spline(h, knots, values)
+    if femur:
+        side = side + per_image(a.flare) * smoothstep((0.1 - h) / 0.3)
+        side = side + per_image(a.shaft) * smoothstep((-0.40 - h) / 0.25)
+    else:
+        side = side + per_image(a.taper) * smoothstep((h - 0.10) / 0.3)
+    # A beak, not a bead: it springs from the margin and runs out into the cortex, the longer the larger it is.
+    size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
+    away, root = ((-h - 0.008) if femur else (h - 0.012)).clamp(min=0), 0.028 + 0.016 * size
+    side = side + BEAK * size * torch.exp(-(away / root).pow(1.5))
+    if femur:  # the hollow above the beak
+        side = side - 0.25 * BEAK * size * torch.exp(-((away - 2.2 * root) / (0.8 * root)).square())
+    return side
+
+
+def _scene(a, seed, size) -> Scene:
+    u, z = exposure.draw_chance(a.key, seed)
+    pixels = per_image(a.plateau_width) * size
+    x, y = grid(a, size)
+    tibia, femur = joint_curves(a, x)
+    turned = x + per_image(a.rotation) * y
+    frames = {"femur": turned - per_image(a.tibial_shift), "tibia": turned}
+    soft = (0.50 + per_image(a.blur) * size / 112) / pixels
+    d = {
+        "femur_joint": (y - femur) * cosine(femur, pixels, 2),
+        "tibia_joint": (tibia - y) * cosine(tibia, pixels, 2),
+    }
+    strays = iter(z[:, :38].split([10, 10, 9, 9], 1))
+    # Corners: a healthy margin is round, most of all the condyles'; a beak makes it sharp.
+    rounds = {"femur_lateral": 0.13, "femur_medial": 0.14, "tibia_lateral": 0.06, "tibia_medial": 0.06}
+    for bone, curve, reach in (("femur", femur, 0.40), ("tibia", tibia, 0.45)):
+        d[bone] = d[f"{bone}_joint"]
+        for name, sign in (("lateral", -1.0), ("medial", 1.0)):
+            side = _side(a, y, _level(curve, x, torch.tensor(sign * reach)), bone, name, next(strays))
+            d[f"{bone}_{name}"] = (sign * frames[bone] - side) * cosine(side, pixels, 1)
+            corner = rounds[f"{bone}_{name}"] / (1 + 0.9 * getattr(a, f"osteophyte_{bone}_{name}"))
+            d[bone] = meet(d[bone], d[f"{bone}_{name}"], per_image(corner))
+    covers = {bone: cover(d[bone], soft) for bone in frames}
+    return Scene(x, y, frames["femur"], tibia, soft, u, z, exposure.clouds(z, size), d, covers)
+
+
+def _draw(a, seed, size):
+    s = _scene(a, seed, size)
+    trabeculae, grain = exposure.textures(s.u, size)
+    spongy = s.cover["femur"] * 0.85 + s.cover["tibia"]
+    bones = _bones(a, s) + _plateaus(a, s) + _seen_through(a, s)
+    bones = bones + per_image(a.texture) * trabeculae * spongy * (0.8 + 0.6 * s.cloud)
+    # The leg is a cylinder, wider than the crop in most: it grows thin towards the corners.
+    across = (s.x - 0.04 * per_image(s.z[:, 42]) + 0.03 + 0.15 * s.y) / per_image(a.tissue)
+    leg = (1 - across.square()).clamp(min=0).sqrt() - 1
+    dome = bump((s.x_femur + 0.06 + 0.06 * per_image(s.z[:, 43])) / 0.75) * smoothstep((0.35 - s.y) / 1.1)
+    absorbed = per_image(a.tissue_density) * leg + per_image(a.dome) * dome + 0.08 * s.cloud + bones
+    grey = per_image(a.brightness) + per_image(a.contrast) * (absorbed - 0.9) + per_image(a.noise) * grain
+    grey = exposure.film(exposure.add_artefacts(a, grey, s.x, s.y, s.u))
+    images = (grey * 255).round().clamp(0, 255).to(torch.uint8)
+    return torch.where(per_image(a.side > 0.5), images.flip(2), images)
+
+
+def _bones(a, s: Scene):
+    """Femur and tibia: tubes, thin at the rim and thicker inwards, with a bright line of cortex."""
+    d = s.distance
+    femur = s.cover["femur"] * (1 - 0.74 * fade(-torch.maximum(d["femur_lateral"], d["femur_medial"]) / 0.10))
+    tibia = s.cover["tibia"] * (1 - 0.74 * fade(-torch.maximum(d["tibia_lateral"], d["tibia_medial"]) / 0.085))
+    roof, joint = bump((s.x + 0.01) / 0.17) * fade(-d["femur_joint"] / 0.08), fade(-d["femur_joint"] / 0.06)
+    femur = femur * (1 - 0.36 * joint) * (1 - 0.25 * roof)
+    eminence = bump(s.x / 0.14) * bump((s.y + 0.06) / 0.08)
+    tibia = tibia * (1 - 0.20 * fade(-d["tibia_joint"] / 0.05)) * (1 - 0.30 * eminence)
+    # Cortex is stronger on the shaft than round the joint, and comes and goes.
+    width, wax = 0.009 + 0.6 * s.soft, (0.75 + 0.5 * s.cloud).clamp(0.1, 1.6)
+    on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.15 + 0.20 * smoothstep((-0.35 - s.y) / 0.25))
+    on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.14 + 0.20 * smoothstep((s.y - 0.18) / 0.2))
+    return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia)
+
+
+def _plateaus(a, s: Scene):
+    """The plateaus' dense lines, sclerosis that thickens them downwards, their far rims, and a cyst."""
+    medial, lateral = bump((s.x - 0.29) / 0.16), bump((s.x + 0.29) / 0.15)
+    sclerosis = per_image(a.sclerosis_medial) * medial + per_image(a.sclerosis_lateral) * lateral
+    depth = (-s.distance["tibia_joint"]).clamp(min=0)
+    thick = 0.021 + 0.009 * sclerosis
+    plate = (0.72 * medial + 0.45 * lateral + 0.26 * sclerosis) * bump((depth - 0.45 * thick) / thick)
+    plate = plate * per_image(0.75 + 0.25 * s.z[:, 40].clamp(-2, 2))
+    haze = 0.12 * (medial + lateral) + 0.10 * sclerosis
+    # The far rim: the lower half of an ellipse, seen under the near one when the beam is not level.
+    ellipse, width = per_image(a.rim_ellipse), 0.010 + 0.4 * s.soft
+    far_medial = s.tibia + ellipse * (1 - ((s.x - 0.30) / 0.21).square()).clamp(min=0).sqrt()
+    far_lateral = s.tibia + 0.9 * ellipse * (1 - ((s.x + 0.31) / 0.20).square()).clamp(min=0).sqrt()
+    rims = bump((s.y - far_medial) / width) * medial + bump((s.y - far_lateral) / width) * lateral
+    worse = ANCHOR * (1 - 2 * per_image(lateral_is_worse(a).float())) + 0.08 * per_image(s.z[:, 41])
+    from_cyst = ((s.x - worse).square() + (s.y - 0.075).square()).sqrt() - 0.022 - 0.012 * per_image(s.u[:, 10])
+    cyst = per_image(a.cyst) * (0.14 * bump(from_cyst / 0.010) - 0.16 * cover(from_cyst, 0.01))
+    in_tibia = plate + haze * fade(depth / 0.07) + 0.24 * (ellipse > 0.012) * rims + cyst
+    return in_tibia * s.cover["tibia"] + 0.5 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
+
+
+def _seen_through(a, s: Scene):
+    """What lies in, before and behind the bones: walls of the notch, scars, patella, fibula, fabella."""
+    x, y, cloud, z, u = s.x, s.y, s.cloud, s.z, s.u
+    width = 0.009 + 0.5 * s.soft
+    out = torch.zeros_like(cloud)
+    for k, (at, lean, top, low, strength) in enumerate(NOTCH_WALLS):
+        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(0.4 + u[:, 11 + k])
+        wall = at + 0.02 * per_image(z[:, 44 + k]) + lean * (y + 0.3)
+        out = out + strength * gate * bump((s.x_femur - wall) / width)
+    for k, (side, inset, top, low, strength) in enumerate(BACK_CONTOURS):
+        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 17 + k])
+        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 56 + k]) + 0.015 * cloud
+        out = out + strength * gate * bump(inside / width) * s.cover["femur"]
+    for k, (at, bow, start, end, strength, bone) in enumerate(SCARS):
+        gate = smoothstep((x - start) / 0.1) * smoothstep((end - x) / 0.1) * per_image(0.2 + u[:, 13 + k])
+        scar = at + 0.03 * per_image(z[:, 46 + k]) + 0.12 * per_image(z[:, 49 + k]) * x + bow * (x.abs() - 0.3) ** 2
+        out = out + strength * gate * bump((y - scar + 0.018 * cloud) / (1.2 * width)) * s.cover[bone]
+    # Patella: a faint disc that narrows to its apex.
+    r = 0.235 + 0.02 * per_image(z[:, 52])
+    across, down = (s.x_femur - per_image(a.patella_x)) / (1.12 * r), (y - per_image(a.patella_y)) / r
+    across = across * (1 + 0.30 * (down + 0.3).clamp(min=0))
+    d = ((across.square() + down.square()).sqrt() - 1) * r + 0.02 * cloud
+    disc = 0.16 * cover(d, 0.035 + 0.05 * per_image(u[:, 16])) + 0.05 * bump((d + width) / (1.5 * width))
+    out = out + per_image(a.patella) * disc
+    # Fibular head: behind the tibia, low on the lateral side, drawn out downwards.
+    down = y - per_image(a.fibula_y)
+    down = torch.where(down > 0, 0.45 * down, down)
+    across = x + 0.50 + 0.03 * per_image(z[:, 53]) + 0.12 * down
+    d = (across.square() + (1.05 * down).square()).sqrt() - 0.125 - 0.012 * per_image(z[:, 54]) + 0.02 * cloud
+    out = out + 0.28 * cover(d, 2 * s.soft) * (1 - 0.6 * s.cover["tibia"])
+    out = out + 0.16 * bump((d + width) / width) * (0.6 + 0.8 * cloud).clamp(min=0)
+    d = (((x + 0.30) / 1.3).square() + (y + 0.24 + 0.02 * per_image(z[:, 55])).square()).sqrt() - 0.028
+    return out + 0.22 * per_image(a.fabella) * cover(d, 0.015)
+
+
+def _level(curve, x, at):
+    """Height of a curve (N, 1, S) at the column nearest to `at`: (N, 1, 1)."""
+    return curve.gather(2, (x - at).abs().argmin(2, keepdim=True))
