@@ -134,6 +134,17 @@ def is_negative(pixels: np.ndarray) -> bool:
     return bool(borders - bone > NEGATIVE * max(float(pixels.std()), 1.0))
 
 
+def doubts(pixels: np.ndarray) -> dict[str, bool]:
+    """What speaks against uint8 pixels (H, W) being a single-knee film: not square, small, blank, negative."""
+    blank = float(pixels.std()) < FLAT
+    return {
+        "not square": pixels.shape[0] != pixels.shape[1],
+        "small": min(pixels.shape) < SMALL,
+        "blank": blank,
+        "negative": not blank and is_negative(pixels),
+    }
+
+
 def _report(source: str, films: Iterable[tuple[Film, np.ndarray | KneeError]], listing: Listing | None) -> AuditReport:
     errors, warnings, notes = [], [], []
     met = _look(films)
@@ -191,9 +202,7 @@ def _look(films: Iterable[tuple[Film, np.ndarray | KneeError]]) -> dict:
         met["all"].append(film)
         odd = {"name": not film.side, "unreadable": isinstance(pixels, KneeError)}
         if not odd["unreadable"]:
-            blank = float(pixels.std()) < FLAT
-            odd |= {"not square": pixels.shape[0] != pixels.shape[1], "small": min(pixels.shape) < SMALL}
-            odd |= {"blank": blank, "negative": not blank and is_negative(pixels)}
+            odd |= doubts(pixels)
             digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
             met["pixels"][digest].append(film)
         for kind in (kind for kind, is_so in odd.items() if is_so):

@@ -194,7 +194,10 @@ def predict(
     json_file: JsonOption = None,
 ) -> None:
     """Grade probabilities of single-knee radiographs."""
-    from kneeclip.films import doubts, read_grey
+    import numpy as np
+
+    from kneeclip.auditing import ODD, doubts
+    from kneeclip.films import read_grey
     from kneeclip.model import load_clip
     from kneeclip.model import predict as run_prediction
     from kneeclip.presets import GRADES
@@ -210,8 +213,9 @@ def predict(
     ]
     typer.echo(str(Table(rows)))
     for path, film in zip(images, films, strict=True):
-        for doubt in doubts(film):
-            typer.echo(f"Warning: {path.name} {doubt}.", err=True)
+        for doubt, found in doubts(np.asarray(film)).items():
+            if found:
+                typer.echo(f"Warning: {path.name}: {ODD[doubt]}.", err=True)
     typer.echo(_disclaimer())
     _write_json(json_file, rows)
 

@@ -179,6 +179,8 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
     accelerator = Accelerator()
+    if progress:
+        tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
     knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size)
     watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
     corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
@@ -186,7 +188,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     tokenizer = train_tokenizer(corpus, settings.vocabulary)
     model, processor = new_clip(settings, tokenizer)
     model.to(accelerator.device).train()
-    heads = _Heads(knees.anatomy, settings).to(accelerator.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + 1)
+        heads = _Heads(knees.anatomy, settings).to(accelerator.device)
     learnt = torch.nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, eps=EPS)
@@ -266,10 +270,11 @@ def _card(settings: Pretraining, last: dict) -> str:
         "# phantom-clip\n\n"
         f"**{NOT_FOR_DIAGNOSIS}** A small CLIP that has seen nothing but phantom (synthetic) knee radiographs.\n\n"
         f"- Made by `kneeclip pretrain` (settings, seed, versions and history: `pretraining.json`).\n"
-        f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in patches "
-        f"of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
-        f"- Trained contrastively on {2 * settings.patients} captioned phantoms (seed {settings.seed}), with two heads that "
-        "were thrown away (structures of each patch, anatomy of the image); the tutorial's phantoms have other seeds.\n"
+        f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in "
+        f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
+        f"- Trained contrastively on {2 * settings.patients} captioned phantoms (seed {settings.seed}), with two heads "
+        "that were thrown away (the structures of a patch, the anatomy of the image); the tutorial's phantoms have "
+        "other seeds.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
         f"{last['accuracy']:.3f}, QWK {last['qwk']:.3f}, flip agreement {last['flip_agreement']:.3f} (one seed).\n"
         "- What it knows of real knees is measured in `results/`, not assumed.\n"

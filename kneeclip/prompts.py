@@ -141,7 +141,7 @@ BUILT_IN = {
             f"This is a {word.capitalize()} case of knee osteoarthritis, with {findings}."
             for word, findings in zip(_WORDS, _FINDINGS, strict=True)
         ),
-        source="template of the paper's figure up to 'knee osteoarthritis'; the other grade words and all after are ours",
+        source="the figure's template up to 'knee osteoarthritis'; the other grade words and all after are ours",
     ),
     "criteria": PromptSet("criteria", tuple(f"a knee radiograph with {findings}" for findings in _FINDINGS)),
     "ensemble": PromptSet(

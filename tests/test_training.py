@@ -114,7 +114,9 @@ def test_micro_batches_equal_one_big_batch(tiny_folder, arrays, recipe):
 
 
 def test_same_seed_same_bits_and_another_seed_others(tiny_folder, arrays, recipe):
-    a, b, c = (train(*load_clip(tiny_folder), arrays, "criteria", dataclasses.replace(recipe, seed=s)) for s in (0, 0, 1))
+    a, b, c = (
+        train(*load_clip(tiny_folder), arrays, "criteria", dataclasses.replace(recipe, seed=s)) for s in (0, 0, 1)
+    )
     assert same_bits(weights(a), weights(b))
     assert not same_bits(weights(a), weights(c))
 

@@ -1,0 +1,160 @@
+"""The shell: what it prints, what it writes, and how it fails."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kneeclip import cli
+
+
+def run(monkeypatch, capsys, *words):
+    """(exit code, stdout, stderr) of ``kneeclip words``, in this process."""
+    monkeypatch.setattr(sys, "argv", ["kneeclip", *map(str, words)])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    out = capsys.readouterr()
+    return exit.value.code or 0, out.out, out.err
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    monkeypatch.delenv("KNEECLIP_PRESET", raising=False)
+    monkeypatch.delenv("KNEECLIP_DATA", raising=False)
+    monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small data set in the public layout: 24 train patients, 6 validation patients."""
+    rng = np.random.default_rng(0)
+    for split, patients, first in (("train", 24, 9000000), ("val", 6, 9500000)):
+        for i in range(patients):
+            for side in "LR":
+                grade = int(rng.integers(0, 5))
+                place = tmp_path / "knees" / split / str(grade)
+                place.mkdir(parents=True, exist_ok=True)
+                pixels = np.clip(rng.normal(40 + 40 * grade, 20, (224, 224)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{first + i}{side}.png")
+    return tmp_path / "knees"
+
+
+def test_train_evaluate_predict_from_a_folder(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    common = ("--data", folder, "--model", tiny_folder, "--epochs", 2, "--batch-size", 8, "--out", tmp_path / "run")
+    code, out, _ = run(monkeypatch, capsys, "train", *common, "--arm", "symmetry", "--seed", 3)
+    assert code == 0 and f"kneeclip evaluate {tmp_path / 'run'}" in out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["recipe"]["arm"] == "symmetry" and record["recipe"]["seed"] == 3 and record["preset"] == "knees"
+
+    code, out, _ = run(
+        monkeypatch, capsys, "evaluate", tmp_path / "run", "--data", folder, "--json", tmp_path / "m.json"
+    )
+    assert code == 0 and "never for diagnosis" in out
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    names = "n accuracy balanced_accuracy macro_f1 qwk mae auc_kl2 ece flip_agreement confusion per_grade averaged ci"
+    assert set(names.split()) <= set(metrics)
+    assert metrics["n"] == 12 and metrics["split"] == "validation" and np.sum(metrics["confusion"]) == 12
+    assert all(len(pair) == 2 for pair in metrics["ci"].values() if pair)
+
+    films = sorted((folder / "val").rglob("*.png"))[:2]
+    code, out, _ = run(
+        monkeypatch, capsys, "predict", *films, "--model", tmp_path / "run", "--json", tmp_path / "p.json"
+    )
+    assert code == 0 and "never for diagnosis" in out and films[0].name in out
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert all(sum(row[f"KL{k}"] for k in range(5)) == pytest.approx(1) for row in rows)
+
+    again, out, _ = run(monkeypatch, capsys, "train", *common, "--arm", "symmetry", "--seed", 3)
+    assert again == 0 and "nothing was trained" in out
+
+
+def test_a_canonical_run_mirrors_left_knees_when_it_is_judged(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    words = ("--data", folder, "--model", tiny_folder, "--epochs", 1, "--arm", "canonical", "--out", tmp_path / "run")
+    assert run(monkeypatch, capsys, "train", *words)[0] == 0
+    seen = {}
+    from kneeclip import model
+
+    real = model.predict
+    monkeypatch.setattr(model, "predict", lambda *a, **k: seen.update(k) or real(*a, **k))
+    assert run(monkeypatch, capsys, "evaluate", tmp_path / "run", "--data", folder)[0] == 0
+    assert sum(seen["mirror"]) == 6
+
+
+def test_audit_tells_by_its_exit_code(monkeypatch, capsys, folder, tmp_path):
+    code, out, _ = run(monkeypatch, capsys, "audit", folder, "--json", tmp_path / "audit.json")
+    assert code == 0 and "train" in out and json.loads((tmp_path / "audit.json").read_text())
+    leaked = next((folder / "train").rglob("*.png"))
+    (folder / "val" / "0").mkdir(exist_ok=True)
+    (folder / "val" / "0" / leaked.name).write_bytes(leaked.read_bytes())
+    code, out, _ = run(monkeypatch, capsys, "audit", folder)
+    assert code == 1 and leaked.name in out
+
+
+def test_phantom_draws_a_figure(monkeypatch, capsys, tmp_path):
+    code, out, _ = run(monkeypatch, capsys, "phantom", "--patients", 10, "--out", tmp_path / "f.png")
+    assert code == 0 and Image.open(tmp_path / "f.png").width > 300
+
+
+def test_phantom_compare_prints_distances(monkeypatch, capsys, real_data, tmp_path):
+    words = ("--compare", real_data, "--patients", 100, "--out", tmp_path / "f.png", "--json", tmp_path / "d.json")
+    code, out, _ = run(monkeypatch, capsys, "phantom", *words)
+    distances = json.loads((tmp_path / "d.json").read_text())
+    assert code == 0 and all(name in out for name in distances)
+    assert distances["mean_image_r"] > 0.9  # a noise image has about 0
+    assert abs(distances["joint_line_mean"]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("evaluate", "nosuchmodel"), "no model of that name"),
+        (("evaluate", "phantom-clip", "--data", "nowhere"), "nowhere"),
+        (("evaluate", "phantom-clip", "--preset", "paper"), "KNEECLIP_DATA"),
+        (("evaluate", "phantom-clip", "--preset", "papers"), "papers"),
+        (("train", "--arm", "clipkoa"), "clip_koa"),
+        (("train", "--weight", "-1"), "weight"),
+        (("train", "--prompts", "poetry"), "poetry"),
+        (("train", "--data", "nowhere.zip"), "nowhere.zip"),
+        (("predict", "nofile.png"), "nofile.png"),
+        (("tutorial", "--notebooks", "nofolder"), "nofolder"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, words, sentence):
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 1 and sentence in err
+    assert err.startswith("kneeclip: ") and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_a_split_that_is_not_there_names_those_that_are(monkeypatch, capsys, folder, tiny_folder):
+    code, _, err = run(monkeypatch, capsys, "evaluate", tiny_folder, "--data", folder, "--split", "test")
+    assert code == 1 and "test" in err and "validation" in err
+
+
+def test_an_unreadable_image_is_named_and_the_json_not_written(monkeypatch, capsys, tiny_folder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    words = ("predict", tmp_path / "broken.png", "--model", tiny_folder, "--json", tmp_path / "p.json")
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert code == 1 and "broken.png" in err and not (tmp_path / "p.json").exists()
+
+
+def test_an_image_that_is_no_knee_crop_is_graded_with_a_warning(monkeypatch, capsys, tiny_folder, tmp_path):
+    Image.fromarray(np.full((300, 200), 90, np.uint8)).save(tmp_path / "flat.png")
+    code, _, err = run(monkeypatch, capsys, "predict", tmp_path / "flat.png", "--model", tiny_folder)
+    assert code == 0 and "flat.png" in err and "not square" in err and "blank" in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kneeclip", "evaluate", "nosuchmodel", "--debug"])
+    with pytest.raises(Exception, match="no model of that name"):
+        cli.main()
+
+
+def test_the_help_lists_every_command():
+    out = subprocess.run(
+        [sys.executable, "-m", "kneeclip", "--help"], capture_output=True, text=True, timeout=60
+    ).stdout
+    for command in ("tutorial", "audit", "phantom", "pretrain", "train", "evaluate", "predict"):
+        assert command in out

@@ -1,0 +1,77 @@
+"""phantom-clip: how it is made, and what is shipped."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kneeclip import load_clip, predict, pretrain
+from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
+from kneeclip.errors import KneeError
+from kneeclip.evaluation import evaluate
+from kneeclip.model import ASSETS
+
+
+def test_the_contrastive_loss_by_hand():
+    X = torch.eye(2)
+    scale = torch.tensor(1.0)
+    right = pretrain.contrastive_loss(X, X, scale, torch.eye(2, dtype=bool))
+    assert right.item() == pytest.approx(math.log(1 + math.exp(-1)))  # -log e / (e + 1)
+    same = torch.ones(2, 2, dtype=bool)  # equal captions: both answers are right, half each
+    assert pretrain.contrastive_loss(X, X, scale, same).item() == pytest.approx(math.log(1 + math.e) - 0.5)
+
+
+def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, monkeypatch):
+    tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
+    whole = pretrain.pretrain(tmp_path / "whole", tiny_settings, progress=False)
+    real, calls = pretrain._zero_shot, []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "_zero_shot", dying)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.pretrain(tmp_path / "killed", tiny_settings, progress=False)
+    resumed = pretrain.pretrain(tmp_path / "killed", tiny_settings, progress=False)
+    assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    assert "never for diagnosis" in (whole / "README.md").read_text()
+    with pytest.raises(KneeError, match="already holds"):
+        pretrain.pretrain(whole, tiny_settings)
+
+
+def test_the_tokenizer_reads_anything_and_knees_shortly(tiny):
+    tokenizer = tiny[1].tokenizer
+    assert tokenizer.decode(tokenizer("definite osteophytes")["input_ids"][1:-1]) == "definite osteophytes"
+    assert len(tokenizer("ostéophyte 膝")["input_ids"]) > 3
+
+
+def test_phantom_clip_is_small_half_precision_and_never_saw_the_tutorial():
+    from safetensors import safe_open
+
+    weights = ASSETS / "phantom-clip" / "model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    with safe_open(weights, "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}
+    seed = json.loads((ASSETS / "phantom-clip" / "pretraining.json").read_text())["settings"]["seed"]
+    assert seed >= PRETRAIN_SEED > max(seed for _, seed in PHANTOM_SPLITS.values())
+    assert "never for diagnosis" in (ASSETS / "phantom-clip" / "README.md").read_text()
+
+
+def test_phantom_clip_grades_phantoms_it_has_not_seen():
+    from kneeclip.phantom import make_phantoms
+
+    model, processor = load_clip("phantom-clip")
+    knees = make_phantoms(100, seed=77)
+    p, p_flip = predict(model, processor, knees.images, "criteria")
+    report = evaluate(p, knees.grades, knees.patients, flipped=p_flip)
+    assert report["ci"]["qwk"][0] > 0.3  # chance is 0
+    nonsense, _ = predict(model, processor, knees.images, "nonsense")
+    assert evaluate(nonsense, knees.grades, knees.patients, n_boot=0)["qwk"] < report["qwk"]
+    assert np.allclose(p.sum(1), 1)
