@@ -14,6 +14,7 @@ _ROOMS = {
     "data": ["load_knees", "require_split", "tune_mask"],
     "films": ["read_grey"],
     "auditing": ["audit"],
+    "checks": ["check", "quiz"],
     "prompts": ["PromptSet", "get_prompts"],
     "model": [
         "encode_images",
@@ -29,7 +30,19 @@ _ROOMS = {
     "training": ["Run", "train"],
     "evaluation": ["compare", "evaluate", "expected_grade", "fit_temperature", "flip_average", "mcnemar"],
 }
-_MODULES = ["data", "evaluation", "losses", "model", "phantom", "plots", "presets", "prompts", "tables", "training"]
+_MODULES = [
+    "data",
+    "evaluation",
+    "losses",
+    "model",
+    "phantom",
+    "plots",
+    "presets",
+    "prompts",
+    "tables",
+    "training",
+    "widgets",
+]
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = sorted([*_HOME, *_MODULES])

@@ -77,7 +77,8 @@ def phantom(
 
     knees = make_phantoms(patients, 1 if seed is None else seed, size=size)
     if compare is None:
-        figure = plots.knee_grid(knees.images[:20], knees.grades[:20], world="phantom knees")
+        rows = [i for grade in range(5) for i in (knees.grades == grade).nonzero()[0][:6]]
+        figure = plots.knee_grid(knees.images[rows], knees.grades[rows], columns=6, world="phantom (synthetic) knees")
     else:
         figure, numbers = _compare(compare, knees, size)
         for name, value in numbers.items():

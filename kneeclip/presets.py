@@ -99,7 +99,7 @@ PRESETS = {
     "phantom": Preset("phantom", "phantom", "phantom-clip", "criteria", Recipe(), "phantom knees"),
     # Real images, small model, CPU: the first real run.
     "knees": Preset(
-        "knees", "", "phantom-clip", "criteria", Recipe(epochs=10, lr=5e-4, calibrate=True), "real knees (Chen 2018)"
+        "knees", "", "phantom-clip", "criteria", Recipe(epochs=12, lr=5e-4, calibrate=True), "real knees (Chen 2018)"
     ),
     # The paper's architecture and prompts. Ours and untuned: we had no pretrained weights to tune them on.
     "paper": Preset(
