@@ -38,7 +38,10 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
     missing = {"image", "grade"} - columns
     if missing:
         raise KneeError(f"the split {split} lacks a column", sorted(missing), "give image and grade")
-    grades = np.asarray(rows["grade"], dtype=np.int64)
+    try:
+        grades = np.asarray(rows["grade"], dtype=np.int64)
+    except (TypeError, ValueError):
+        raise KneeError(f"a grade of {split} is no number", split, "use KL grades 0 to 4") from None
     images = clip.preprocess(processor, rows["image"], progress=progress)
     if len(images) != len(grades) or len(grades) == 0:
         raise KneeError(f"the split {split} has {len(images)} images and {len(grades)} grades", split, "give one each")
@@ -46,7 +49,7 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
         raise KneeError(f"a grade of {split} lies outside 0 to 4", sorted(set(grades.tolist())), "use KL grades 0 to 4")
     patients = list(rows["patient"]) if "patient" in columns else [str(i) for i in range(len(grades))]
     sides = list(rows["side"]) if "side" in columns else [""] * len(grades)
-    if recipe.arm == "canonical" and "side" not in columns:
+    if recipe.arm == "canonical" and not set(sides) <= {"L", "R"}:
         raise KneeError(
             "the canonical arm mirrors left knees, and the data don't say which they are", split, "add side"
         )
@@ -107,7 +110,8 @@ def _augment(x: torch.Tensor, u: torch.Tensor, strength: float) -> torch.Tensor:
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     theta = torch.stack([cos, -sin, 0.16 * u[:, 2], sin, cos, 0.16 * u[:, 3]], -1).view(-1, 2, 3)
     grid = F.affine_grid(theta, [len(x), 1, *x.shape[1:]], align_corners=False)
-    x = F.grid_sample(x[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    edge = 1 - 1 / x.shape[-1]  # what lies outside takes the border's value; Apple's GPUs lack padding_mode="border"
+    x = F.grid_sample(x[:, None], grid.clamp(-edge, edge), align_corners=False)[:, 0]
     mean = x.mean((1, 2), keepdim=True)
     x = (x - mean) * (1 + 0.3 * u[:, 4, None, None]) + mean + 30 * u[:, 5, None, None]
     return x.clamp(0, 255)

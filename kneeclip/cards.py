@@ -21,7 +21,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {platform.machine()}",
+        "device": _device(),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
@@ -68,6 +68,12 @@ def _card(record: dict, chosen: dict) -> str:
         "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
         "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes.\n"
     )
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "MPS" if torch.backends.mps.is_available() else f"CPU, {platform.machine()}"
 
 
 def _commit() -> str | None:

@@ -7,7 +7,6 @@ of each. Nothing is pickled, so nothing can run when it is read.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -39,6 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(Path(tmp))
         with open(tmp, "rb+") as file:
             os.fsync(file.fileno())
+        os.chmod(tmp, 0o644)  # mkstemp makes it the owner's alone
         os.replace(tmp, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -74,7 +74,8 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["meta"])
-            return {name: file.get_tensor(name) for name in file.keys()}, meta
+            # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise KneeError("the checkpoint is damaged", path, "delete it and start again") from error
 
@@ -95,10 +96,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def fingerprint(recipe, texts, images: torch.Tensor, grades: torch.Tensor, weights: dict) -> str:
-    """What must be the same for two runs to be one: settings, prompts, images, grades, starting weights."""
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(recipe), texts]).encode())
-    for name, value in [("images", images), ("grades", grades), *sorted(weights.items())]:
+def fingerprint(settings: object, tensors: dict[str, torch.Tensor]) -> str:
+    """What must be the same for two runs to be one: settings as JSON; data and starting weights as tensors."""
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -120,7 +121,10 @@ class RunState:
         self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
         result = self.folder / "run.json"
         if result.exists():
-            self.finished = json.loads(result.read_text(encoding="utf-8"))
+            try:
+                self.finished = json.loads(result.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise KneeError("the run's record is damaged", result, "delete the folder and train again") from error
             self._same(self.finished.get("fingerprint"))
         elif (self.folder / "config.json").exists() and not self.checkpoint.exists():
             self._same(None)  # some model's folder, and no run of ours
@@ -130,7 +134,7 @@ class RunState:
             raise KneeError(
                 "the folder holds another run (other settings, data, prompts or starting weights)",
                 self.folder,
-                "choose another folder or delete this one",
+                "choose another folder or delete this one; in a notebook, load the model anew before training again",
             )
 
     def resume(self, model, optimizer):
@@ -156,7 +160,9 @@ class RunState:
 
     def end_of_epoch(self, row, model, optimizer):
         self.history.append(row)
-        score = row.get(f"tune_{self.select}", row["epoch"])  # without a tune split or a choice: the last epoch
+        judged = self.select != "none" and any(name.startswith("tune_") for name in row)
+        # an epoch whose QWK is undefined (one grade for all) is the worst; unjudged, the last epoch is the best
+        score = row.get(f"tune_{self.select}", -1e9) if judged else row["epoch"]
         if score > self.best:
             self.best, self.best_epoch = score, row["epoch"]
             weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}

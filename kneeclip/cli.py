@@ -44,9 +44,10 @@ def tutorial(
     """Run the numbered notebooks and write executed copies and an index."""
     from kneeclip.tutorial import run_tutorial
 
-    _environment(_preset(preset, data))
+    chosen = _preset(preset, data)
+    _environment(chosen)
     out = out or Path("build/tutorial")
-    run_tutorial(notebooks, out)
+    run_tutorial(notebooks, out, world=chosen.world)
     typer.echo(f"\nRead on: {out / 'index.html'}  (or `jupyter lab {notebooks}` to run them yourself)")
 
 
@@ -73,11 +74,12 @@ def phantom(
 ) -> None:
     """Draw phantom knees into a figure; with --compare, beside real ones, with distances to their statistics."""
     from kneeclip import plots
-    from kneeclip.phantom import make_phantoms
+    from kneeclip.phantom import cohort_statistics, make_phantoms
 
     knees = make_phantoms(patients, 1 if seed is None else seed, size=size)
     if compare is None:
         rows = [i for grade in range(5) for i in (knees.grades == grade).nonzero()[0][:6]]
+        _write_json(json_file, cohort_statistics(knees))
         figure = plots.knee_grid(knees.images[rows], knees.grades[rows], columns=6, world="phantom (synthetic) knees")
     else:
         figure, numbers = _compare(compare, knees, size)
@@ -125,6 +127,7 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="random weights: the control without pretraining")] = False,
     seed: SeedOption = None,
     out: OutOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Fine-tune CLIP on graded knees; the same command resumes a killed run."""
     from kneeclip.data import load_knees
@@ -151,6 +154,7 @@ def train(
     tuned = ", ".join(f"{k.removeprefix('tune_')} {best[k]:.3f}" for k in best if k.startswith("tune_"))
     typer.echo(f"Kept epoch {run.best_epoch + 1} of {recipe.epochs} (tune: {tuned or 'none'}).")
     typer.echo(f"Model: {run.folder}\nNext: kneeclip evaluate {run.folder}" + (f" --data {data}" if data else ""))
+    _write_json(json_file, {"best_epoch": run.best_epoch, "temperature": run.temperature, "history": run.history})
 
 
 @app.command()
@@ -169,13 +173,13 @@ def evaluate(
     from kneeclip.model import load_clip, predict
     from kneeclip.tables import Table, report_rows
 
-    chosen = _preset(preset, data)
-    clip, processor = load_clip(model)
     record, texts = _run_of(model)
+    # a run is judged in the world that it was trained in, unless somebody says otherwise
+    chosen = _preset(preset or (None if data else record.get("preset")), data)
+    clip, processor = load_clip(model)
     texts = prompts or texts or chosen.prompts
     knees = require_split(load_knees(chosen.data), split)
-    canonical = record.get("recipe", {}).get("arm") == "canonical"
-    mirror = [side == "L" for side in knees["side"]] if canonical else None
+    mirror = _mirrored(record, knees["side"])
     p, p_flip = predict(clip, processor, knees["image"], texts, mirror=mirror)
     report = evaluation.evaluate(p, list(knees["grade"]), list(knees["patient"]), flipped=p_flip, seed=seed)
     split = {"val": "validation"}.get(split, split)
@@ -198,7 +202,7 @@ def predict(
     import numpy as np
 
     from kneeclip.auditing import ODD, doubts
-    from kneeclip.films import read_grey
+    from kneeclip.films import patient_and_side, read_grey
     from kneeclip.model import load_clip
     from kneeclip.model import predict as run_prediction
     from kneeclip.presets import GRADES
@@ -206,8 +210,9 @@ def predict(
 
     films = [read_grey(path) for path in images]
     clip, processor = load_clip(model)
-    _, texts = _run_of(model)
-    p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria")
+    record, texts = _run_of(model)
+    mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
+    p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
     rows = [
         {"image": path.name, "grade": GRADES[row.argmax()], **dict(zip(GRADES, map(float, row), strict=True))}
         for path, row in zip(images, p, strict=True)
@@ -224,7 +229,7 @@ def predict(
 def _preset(name: str | None, data: str | None):
     from kneeclip.presets import get_preset
 
-    if name is None and data is not None and "KNEECLIP_PRESET" not in os.environ:
+    if name is None and data is not None and not os.environ.get("KNEECLIP_PRESET"):
         name = "phantom" if data == "phantom" else "knees"  # who names real data means real knees
     return get_preset(name, data=data)
 
@@ -253,6 +258,16 @@ def _run_of(model: str) -> tuple[dict, object]:
         return record, PromptSet(saved["name"], tuple(map(tuple, saved["texts"])), saved["source"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KneeError("the run's run.json or prompts.json can't be read", folder, "train it again") from error
+
+
+def _mirrored(record: dict, sides) -> list[bool] | None:
+    """Which knees a model of the canonical arm wants mirrored: the left ones. None for the other arms."""
+    if record.get("recipe", {}).get("arm") != "canonical":
+        return None
+    if not set(sides) <= {"L", "R"}:
+        what = "this model grades left knees mirrored, and the file names don't say which they are"
+        raise KneeError(what, None, "end the names in L or R, as in 9001695L.png, or use a model of another arm")
+    return [side == "L" for side in sides]
 
 
 def _compare(source: str, knees, size: int):

@@ -71,7 +71,16 @@ def load_knees(
     knees = _phantoms(phantom_patients or {}) if str(source) == "phantom" else _real_knees(find_source(source))
     if sides != "both" and "train" in knees:
         knees["train"] = knees["train"].select(np.flatnonzero(np.array(knees["train"]["side"]) == sides))
-    return knees
+    return Knees(knees)
+
+
+class Knees(DatasetDict):
+    """A DatasetDict in which ``val`` and ``validation`` name the same split."""
+
+    def __missing__(self, name: str) -> Dataset:
+        if name == "val" and "validation" in self:
+            return self["validation"]
+        raise KeyError(name)
 
 
 def require_split(knees: DatasetDict, name: str) -> Dataset:
@@ -179,6 +188,7 @@ def _real_knees(source: Path) -> DatasetDict:
 
 
 def _phantoms(patients: dict[str, int]) -> DatasetDict:
+    patients = {{"val": "validation"}.get(name, name): n for name, n in patients.items()}
     for name, n in patients.items():
         if name not in PHANTOM_SPLITS or n < 0:
             remedy = f"choose among {', '.join(PHANTOM_SPLITS)}, and a number from 0"

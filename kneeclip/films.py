@@ -143,7 +143,7 @@ def read_grey(file) -> Image.Image:
             width, height = image.size
             if MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS:
                 image.load()  # only now: no pixel of an image too large is decoded
-                return _grey(ImageOps.exif_transpose(image))
+                return to_grey(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise KneeError("there is no such image", name, "check the path") from None
     except Exception as fault:  # a damaged file raises anything from SyntaxError to struct.error
@@ -152,7 +152,8 @@ def read_grey(file) -> Image.Image:
     raise KneeError("the image is too small or too large", f"{name}: {width} x {height}", remedy)
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def to_grey(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode as 8-bit grey, by the rules of `read_grey`."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())

@@ -161,10 +161,15 @@ def _reduced(losses: dict[str, torch.Tensor], reduction: str) -> dict[str, torch
 
 def _checked(z: torch.Tensor, z_flip: torch.Tensor, grades: torch.Tensor | None = None):
     """The logits of both views in float32 (float64 stays), after their shapes were checked."""
+    if not torch.is_tensor(z) or not torch.is_tensor(z_flip):
+        raise KneeError("the logits must be tensors", type(z).__name__, "wrap them in torch.as_tensor")
     if z.ndim != 2 or z.shape != z_flip.shape or z.shape[0] == 0:
         shapes = f"{tuple(z.shape)} and {tuple(z_flip.shape)}"
         raise KneeError("the logits of the two views must both be (N, K)", shapes, "give both views of the same images")
     if grades is not None:
+        if not torch.is_tensor(grades) or grades.dtype != torch.int64:
+            found = getattr(grades, "dtype", type(grades).__name__)
+            raise KneeError("the grades must be a tensor of int64", found, "write torch.as_tensor(grades).long()")
         if grades.shape != z.shape[:1]:
             raise KneeError(
                 "there must be one grade for each image",

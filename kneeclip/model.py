@@ -20,6 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from transformers.utils import logging as hf_logging
 
 from kneeclip.errors import KneeError
+from kneeclip.films import to_grey
 from kneeclip.prompts import CONTEXT, PromptSet, as_prompts, check_prompts
 
 ASSETS = Path(__file__).parent / "assets"
@@ -75,6 +76,9 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
                 raise KneeError(f"the checkpoint {name} lacks weights", missing, "use a complete CLIP checkpoint")
         tokenizer = _explained(lambda: CLIPTokenizer.from_pretrained(source), name, "tokenizer")
         images = _explained(lambda: CLIPImageProcessorPil.from_pretrained(source), name, "preprocessor_config.json")
+    if not 0.5 * config.text_config.vocab_size <= len(tokenizer) <= config.text_config.vocab_size:
+        sizes = f"{len(tokenizer):,} tokens for {config.text_config.vocab_size:,} embeddings"
+        raise KneeError(f"the tokenizer of {name} does not fit its text tower", sizes, "copy the model folder again")
     return model.eval(), CLIPProcessor(image_processor=images, tokenizer=tokenizer)
 
 
@@ -90,13 +94,11 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as tmp, _quiet():
-            dtype = model.dtype
-            (model.half() if half else model).save_pretrained(tmp)
-            if half:
-                model.to(dtype)
-                _rewrite_dtype(Path(tmp) / "config.json")
+            weights = {name: value.half() if half else value for name, value in model.state_dict().items()}
+            model.save_pretrained(tmp, state_dict=weights)  # the caller's model keeps its own weights
             processor.save_pretrained(tmp)
             for path in sorted(Path(tmp).iterdir()):
+                path.chmod(0o644)  # safetensors writes for the owner alone
                 os.replace(path, folder / path.name)
     except OSError as error:
         raise KneeError(
@@ -122,16 +124,17 @@ def preprocess(processor: CLIPProcessor, images: Sequence | np.ndarray, *, progr
     size = _image_size(image_processor)
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (size, size):
         return images
+    if isinstance(images, (Image.Image, str, os.PathLike)) or getattr(images, "ndim", 3) == 2:
+        raise KneeError("that is one image, and a list of images is needed", type(images).__name__, "write [image]")
     out = np.empty((len(images), size, size), np.uint8)
     for i, image in enumerate(tqdm(images, desc="preprocess", unit="image", delay=2, disable=not progress)):
-        if not isinstance(image, Image.Image):
-            image = Image.fromarray(np.asarray(image))
-        if image.size == (size, size) and image.mode == "L":
+        image = _as_grey(image)
+        if image.size == (size, size):
             out[i] = np.asarray(image)
             continue
         # PIL resizes each channel by itself, so one grey channel gives what three equal ones would
         pixels = image_processor(
-            images=np.asarray(image.convert("L"))[..., None],
+            images=np.asarray(image)[..., None],
             do_rescale=False,
             do_normalize=False,
             do_convert_rgb=False,
@@ -140,6 +143,20 @@ def preprocess(processor: CLIPProcessor, images: Sequence | np.ndarray, *, progr
         )["pixel_values"]
         out[i] = pixels[0, 0]
     return out
+
+
+def _as_grey(image) -> Image.Image:
+    """One image, PIL or array, as 8-bit grey; anything of unclear meaning is refused, not guessed at."""
+    if isinstance(image, Image.Image):
+        return image if image.mode == "L" else to_grey(image)
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and 1 in (pixels.shape[0], pixels.shape[-1]):
+        pixels = pixels[0] if pixels.shape[0] == 1 else pixels[..., 0]
+    whole = np.issubdtype(pixels.dtype, np.integer) and pixels.size and 0 <= pixels.min() and pixels.max() <= 255
+    if pixels.ndim != 2 or not whole:
+        found = f"{type(image).__name__} of shape {pixels.shape} and type {pixels.dtype}"
+        raise KneeError("that is no grey image", found, "give PIL images, or (H, W) arrays of grey levels 0 to 255")
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def to_pixel_values(processor: CLIPProcessor, pixels: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -312,7 +329,7 @@ def _explained(load, name, part: str):
             what = f"the model's {part} can't be read or don't fit a CLIP ({type(error).__name__}: {text[:160]})"
             raise KneeError(what, name, "make or copy the model folder again") from error
         raise KneeError(
-            f"the model's {part} can't be had from the hub",
+            f"the model's {part} can't be had from the hub as safetensors ({type(error).__name__})",
             name,
             "check the name and the network, or name a folder that holds the model",
         ) from error
@@ -330,7 +347,3 @@ class _quiet:
         hf_logging.set_verbosity(self.level)
         if self.bars:
             hf_logging.enable_progress_bar()
-
-
-def _rewrite_dtype(config: Path) -> None:
-    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

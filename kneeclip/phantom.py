@@ -237,6 +237,41 @@ def make_phantoms(
     )
 
 
+def cohort_statistics(knees: Phantoms) -> dict:
+    """What a cohort was calibrated to: shares of the grades, likeness of a patient's knees, of two readers.
+
+    Returns
+    -------
+    dict
+        ``n``, ``shares`` (5), ``same_grade`` and ``pair_qwk`` of the two knees of a patient, ``reader_agreement`` and
+        ``reader_qwk`` of the two READERS, ``atrophic`` among the knees with definite narrowing.
+
+    Notes
+    -----
+    Notebook: 01.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    def qwk(a, b):
+        return float(cohen_kappa_score(a, b, weights="quadratic", labels=range(5)))
+
+    pairs: dict[str, list[int]] = {}
+    for patient, value in zip(knees.patients, knees.grades, strict=True):
+        pairs.setdefault(str(patient), []).append(int(value))
+    both = np.array([pair for pair in pairs.values() if len(pair) == 2]).reshape(-1, 2)
+    first, second = (read(knees.anatomy, reader).numpy() for reader in READERS)
+    narrow = narrowing(knees.anatomy).numpy() >= 0.33
+    return {
+        "n": len(knees),
+        "shares": [float((knees.grades == k).mean()) for k in range(5)],
+        "same_grade": float((both[:, 0] == both[:, 1]).mean()) if len(both) else None,
+        "pair_qwk": qwk(both[:, 0], both[:, 1]) if len(both) else None,
+        "reader_agreement": float((first == second).mean()),
+        "reader_qwk": qwk(first, second),
+        "atrophic": float(knees.atrophic[narrow].mean()) if narrow.any() else None,
+    }
+
+
 def _rule(r: torch.Tensor, o: torch.Tensor, severe: torch.Tensor) -> torch.Tensor:
     kl = torch.zeros_like(r, dtype=torch.int64)
     kl[(o >= 0.5) | (r >= 0.15)] = 1

@@ -137,7 +137,10 @@ def get_preset(name: str | None = None, *, data: str | None = None) -> Preset:
         origin = "" if name else " in KNEECLIP_PRESET"
         raise KneeError(f"there is no preset of that name{origin}", asked, f"choose one of {', '.join(PRESETS)}")
     preset = PRESETS[asked]
-    if preset.is_phantom:
+    if preset.is_phantom or data == "phantom":
+        if not preset.is_phantom or data not in (None, "phantom"):
+            remedy = "leave one of the two away, or choose the preset knees for real images and phantom for phantoms"
+            raise KneeError(f"the preset {asked} and the data don't go together", data, remedy)
         return preset
     source = data or os.environ.get("KNEECLIP_DATA")
     if not source:

@@ -43,7 +43,7 @@ class PromptSet:
     source: str = "ours"
 
     def __post_init__(self):
-        texts = tuple((row,) if isinstance(row, str) else tuple(row) for row in self.texts)
+        texts = tuple(tuple(row) if isinstance(row, (list, tuple)) else (row,) for row in self.texts)
         object.__setattr__(self, "texts", texts)
         if len(texts) != K:
             raise KneeError(
@@ -76,6 +76,8 @@ def as_prompts(prompts: PromptSet | str | Sequence) -> PromptSet:
         return prompts
     if isinstance(prompts, str):
         return get_prompts(prompts)
+    if not isinstance(prompts, (list, tuple)):
+        raise KneeError("that is no prompt set", type(prompts).__name__, f"give {K} texts, or {K} lists of texts")
     return PromptSet("own", tuple(prompts))
 
 

@@ -79,6 +79,9 @@ def train(
 ) -> Run:
     """Fine-tune CLIP on graded knees, in place.
 
+    Both views go through the image tower in one forward pass. The prompts are encoded once a step (once a piece,
+    where `micro_batch` cuts the step into pieces), not once an image.
+
     Parameters
     ----------
     knees : mapping
@@ -119,15 +122,16 @@ def train(
 
     state = RunState(out, recipe.select, accelerator)
     if out is not None:
-        state.open(fingerprint(recipe, prompts.texts, data.images, data.grades, model.state_dict()))
+        state.open(_identity(recipe, prompts, data, tune, processor, model))
     if state.finished:
         return _read_back(state, model, recipe, prompts)
     state.resume(model, optimizer)
     per_epoch = math.ceil(len(data.grades) / recipe.batch_size)
     total = per_epoch * recipe.epochs
     bar = tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress)
-    start, resumed_at = time.perf_counter(), state.step
+    resumed_at = state.step
     for epoch in range(state.step // per_epoch, recipe.epochs):
+        start = time.perf_counter()  # of this epoch; a resumed one counts from where it went on
         order, draws = epoch_plan(data, recipe, epoch)
         for i in range(state.step % per_epoch, per_epoch):
             batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
@@ -135,17 +139,17 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             losses = _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor)
-            _stop_if_not_finite(losses, data, batch, state.step, out)
             state.steps.append({"step": state.step, "epoch": epoch, **losses})
             state.step += 1
             bar.update()
             if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
                 state.save(model, optimizer)
-        row = _epoch_row(state, epoch, lr, recipe, time.perf_counter() - start)
+        row = _epoch_row(state, epoch, lr)
         if tune is not None:
             with accelerator.autocast():
                 p, p_flip = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
             row |= _tune_metrics(p, p_flip, tune)
+        row["seconds"] = round(time.perf_counter() - start, 2)
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
         state.end_of_epoch(row, model, optimizer)
     bar.close()
@@ -181,15 +185,19 @@ def arm_losses(logits: torch.Tensor, grades: torch.Tensor, recipe: Recipe) -> di
 
 
 def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor) -> dict[str, float]:
-    """One update from the images `batch`, over all processes and micro-batches: sum of losses over global count."""
+    """One update from the images `batch`, over all processes and micro-batches: sum of losses over global count.
+
+    Raises KneeError before the weights change if a loss or a gradient is not finite.
+    """
     mine = batch[accelerator.process_index :: accelerator.num_processes]
     # a process without an image of this (last, short) batch still takes part, with one image of weight 0
     counts = torch.ones(max(1, len(mine)), device=accelerator.device)
     if len(mine) == 0:
         mine, counts = batch[:1], counts * 0
-    size = recipe.micro_batch or len(mine)
+    share = math.ceil(len(batch) / accelerator.num_processes)  # the same for all: they must sync equally often
+    size = recipe.micro_batch or share
+    rounds = math.ceil(share / size)
     sums: dict[str, torch.Tensor] = {}
-    rounds = math.ceil(math.ceil(len(batch) / accelerator.num_processes) / size)
     pieces = [(mine[i * size : (i + 1) * size], counts[i * size : (i + 1) * size]) for i in range(rounds)]
     for i, (index, count) in enumerate(pieces):
         if len(index) == 0:
@@ -205,15 +213,25 @@ def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, pr
             accelerator.backward(weighted["total"] * accelerator.num_processes)
         for name, loss in weighted.items():
             sums[name] = sums.get(name, 0) + loss.detach()
-    accelerator.clip_grad_norm_(grader.parameters(), recipe.clip_norm)
+    norm = accelerator.clip_grad_norm_(grader.parameters(), recipe.clip_norm)
+    stacked = torch.stack(list(sums.values()))
+    if accelerator.num_processes > 1:
+        stacked = accelerator.reduce(stacked, "sum")
+    values = dict(zip(sums, stacked.tolist(), strict=True))
+    # with loss scaling an infinite gradient is ordinary: the optimizer skips the step and the scale is lowered
+    checked = [*values.values(), 0.0 if accelerator.scaler is not None else float(norm)]
+    if not all(map(math.isfinite, checked)):
+        raise KneeError(
+            "the loss or its gradient is no longer finite",
+            [data.names[i] for i in batch.tolist()],
+            "start again in another folder with precision bf16 or no, or a lower learning rate, or look at these "
+            "images; the last checkpoint is kept",
+        )
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():
         accelerator.unwrap_model(grader).model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-    stacked = torch.stack(list(sums.values()))
-    if accelerator.num_processes > 1:
-        stacked = accelerator.reduce(stacked, "sum")
-    return dict(zip(sums, stacked.tolist(), strict=True))
+    return values
 
 
 def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card) -> Run:
@@ -222,11 +240,13 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed
     model.eval()
     run = Run(model, recipe, prompts, state.history, state.steps, state.best_epoch, None, state.folder, resumed_at)
     if tune is None:
-        run.notes.append("no tune split: the last epoch was kept")
+        kept = "no tune split: the last epoch was kept"
+        run.notes.append(kept + (", and nothing was calibrated" if recipe.calibrate else ""))
     elif recipe.calibrate:
         p, _ = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
         run.temperature = fit_temperature(p, tune.grades.cpu().numpy())
         clip.fold_temperature(model, run.temperature)
+    accelerator.wait_for_everyone()  # nobody may still be reading what is removed below
     if state.folder is not None and accelerator.is_main_process:
         clip.save_clip(model, processor, state.folder)
         write_run(run, state.fingerprint, card or {})
@@ -234,6 +254,14 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed
             file.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return run
+
+
+def _identity(recipe, prompts, data, tune, processor, model) -> str:
+    settings = [vars(recipe), prompts.texts, processor.image_processor.image_mean, processor.image_processor.image_std]
+    tensors = {f"train/{name}": getattr(data, name) for name in ("images", "grades", "mirror_on_device")}
+    if tune is not None:
+        tensors |= {"tune/images": torch.from_numpy(tune.images), "tune/grades": tune.grades}
+    return fingerprint(settings, tensors | {f"weights/{k}": v for k, v in model.state_dict().items()})
 
 
 def _read_back(state, model, recipe, prompts) -> Run:
@@ -246,28 +274,17 @@ def _read_back(state, model, recipe, prompts) -> Run:
     return run
 
 
-def _epoch_row(state, epoch, lr, recipe, seconds) -> dict:
+def _epoch_row(state, epoch, lr) -> dict:
     rows = [row for row in state.steps if row["epoch"] == epoch]
     losses = [name for name in rows[0] if name not in ("step", "epoch")]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in losses}
-    return {"epoch": epoch, "step": state.step, "lr": lr, **means, "seconds": round(seconds, 2)}
+    return {"epoch": epoch, "step": state.step, "lr": lr, **means}
 
 
 def _tune_metrics(p, p_flip, tune) -> dict[str, float]:
     report = evaluate(p, tune.grades.cpu().numpy(), tune.patients, flipped=p_flip, n_boot=0)
     names = ("accuracy", "qwk", "flip_agreement")
     return {f"tune_{name}": report[name] for name in names if report[name] is not None}
-
-
-def _stop_if_not_finite(losses, data, batch, step, out) -> None:
-    if all(math.isfinite(value) for value in losses.values()):
-        return
-    kept = f"; the last checkpoint in {out} is good" if out is not None else ""
-    raise KneeError(
-        f"the loss is no longer finite at step {step}{kept}",
-        [data.names[i] for i in batch.tolist()],
-        "use precision bf16 or no, a lower learning rate, or look at these images",
-    )
 
 
 def parameter_groups(model, weight_decay) -> list[dict]:
@@ -280,6 +297,8 @@ def parameter_groups(model, weight_decay) -> list[dict]:
 
 
 def make_accelerator(precision: str) -> Accelerator:
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise KneeError("fp16 needs a GPU: without one Accelerate would train in float32", precision, "use bf16 or no")
     # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=False)

@@ -13,13 +13,15 @@ from kneeclip.errors import KneeError
 from kneeclip.tables import ARMS_MIME, Table
 
 
-def run_tutorial(notebooks: Path, out: Path, *, echo=print) -> list[dict]:
+def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", echo=print) -> list[dict]:
     """Execute every numbered notebook of a folder; write executed copies, pages and an index.
 
     Parameters
     ----------
     notebooks, out : Path
         The folder of the notebooks, and where the copies go.
+    world : str
+        What the preset calls the knees; the index and the closing table name it.
     echo : callable
         Takes each line of progress.
 
@@ -39,7 +41,7 @@ def run_tutorial(notebooks: Path, out: Path, *, echo=print) -> list[dict]:
     try:
         import nbformat
         from nbclient import NotebookClient
-        from nbclient.exceptions import CellExecutionError
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
         from nbconvert import HTMLExporter
     except ImportError as error:
         raise KneeError("Jupyter is missing", error.name, 'run pip install "kneeclip[notebooks]"') from None
@@ -57,21 +59,27 @@ def run_tutorial(notebooks: Path, out: Path, *, echo=print) -> list[dict]:
         try:
             client.execute(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
         except CellExecutionError as error:
-            failure = error
+            failure = f"{error.ename}: {error.evalue}"
+        except (CellTimeoutError, DeadKernelError) as error:
+            failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         page, _ = HTMLExporter().from_notebook_node(notebook)
         copy = out / path.name
         write_atomically(copy, lambda tmp, nb=notebook: nbformat.write(nb, tmp))
         write_atomically(copy.with_suffix(".html"), lambda tmp, text=page: tmp.write_text(text, encoding="utf-8"))
         if failure is not None:
-            raise KneeError(f"a cell of {path.name} failed ({failure.ename}: {failure.evalue})", copy, "open it there")
+            raise KneeError(
+                f"a cell of {path.name} failed ({failure})", copy, "open that copy, it ends at the failing cell"
+            )
         seconds = time.perf_counter() - start
         echo(f"[{number}/{len(paths)}] {path.stem}: done in {seconds:.0f} s")
         pages.append((path.stem, title, seconds))
         rows += [row for row in _rows(notebook)]
-    write_atomically(out / "index.html", lambda tmp: tmp.write_text(_index(pages), encoding="utf-8"))
+    write_atomically(out / "index.html", lambda tmp: tmp.write_text(_index(pages, world), encoding="utf-8"))
     if rows:
         echo("\n" + str(Table(rows)))
-        echo("Phantom knees: how the method behaves where the truth is known, not how well knees are graded.")
+        echo(f"On {world}, one seed; validation.")
+        if "phantom" in world:
+            echo("Phantoms show how the method behaves where the truth is known, not how well knees are graded.")
     return rows
 
 
@@ -89,7 +97,7 @@ def _rows(notebook) -> Iterator[dict]:
             yield from output.get("data", {}).get(ARMS_MIME, [])
 
 
-def _index(pages: list[tuple[str, str, float]]) -> str:
+def _index(pages: list[tuple[str, str, float]], world: str) -> str:
     items = "\n".join(
         f'<li><a href="{html.escape(stem)}.html">{html.escape(title)}</a> <small>{seconds:.0f} s</small></li>'
         for stem, title, seconds in pages
@@ -98,6 +106,6 @@ def _index(pages: list[tuple[str, str, float]]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>kneeclip: the tutorial</title><style>'
         "body{font:17px/1.6 system-ui,sans-serif;max-width:42rem;margin:3rem auto;padding:0 1rem;color:#222}"
         "li{margin:.4rem 0}small{color:#777}</style></head><body><h1>kneeclip: CLIP-KOA, step by step</h1>"
-        "<p>Executed on phantom (synthetic) knees. For teaching and research, never for diagnosis.</p>"
+        f"<p>Executed on {html.escape(world)}. For teaching and research, never for diagnosis.</p>"
         f"<ol>\n{items}\n</ol></body></html>\n"
     )

@@ -83,6 +83,28 @@ def test_a_canonical_run_mirrors_left_knees_when_it_is_judged(monkeypatch, capsy
     assert sum(seen["mirror"]) == 6
 
 
+def test_a_canonical_run_asks_for_the_side_of_a_single_film(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    words = ("--data", folder, "--model", tiny_folder, "--epochs", 1, "--arm", "canonical", "--out", tmp_path / "run")
+    assert run(monkeypatch, capsys, "train", *words)[0] == 0
+    film = next((folder / "val").rglob("*L.png"))
+    (tmp_path / "nameless.png").write_bytes(film.read_bytes())
+    Image.open(film).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored_R.png")
+    both = (film, tmp_path / "mirrored_R.png")
+    code, _, _ = run(monkeypatch, capsys, "predict", *both, "--model", tmp_path / "run", "--json", tmp_path / "p.json")
+    left, right = json.loads((tmp_path / "p.json").read_text())
+    assert code == 0 and left["KL0"] == pytest.approx(right["KL0"])
+    code, _, err = run(monkeypatch, capsys, "predict", tmp_path / "nameless.png", "--model", tmp_path / "run")
+    assert code == 1 and "end the names in L or R" in err
+
+
+def test_a_run_is_judged_in_its_own_world(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    words = ("--preset", "knees", "--model", tiny_folder, "--epochs", 1, "--out", tmp_path / "run")
+    monkeypatch.setenv("KNEECLIP_DATA", str(folder))
+    assert run(monkeypatch, capsys, "train", *words)[0] == 0
+    code, out, _ = run(monkeypatch, capsys, "evaluate", tmp_path / "run")
+    assert code == 0 and "real knees" in out and "12 images" in out
+
+
 def test_audit_tells_by_its_exit_code(monkeypatch, capsys, folder, tmp_path):
     code, out, _ = run(monkeypatch, capsys, "audit", folder, "--json", tmp_path / "audit.json")
     assert code == 0 and "train" in out and json.loads((tmp_path / "audit.json").read_text())
@@ -114,6 +136,8 @@ def test_phantom_compare_prints_distances(monkeypatch, capsys, real_data, tmp_pa
         (("evaluate", "phantom-clip", "--data", "nowhere"), "nowhere"),
         (("evaluate", "phantom-clip", "--preset", "paper"), "KNEECLIP_DATA"),
         (("evaluate", "phantom-clip", "--preset", "papers"), "papers"),
+        (("evaluate", "phantom-clip", "--preset", "phantom", "--data", "elsewhere"), "don't go together"),
+        (("evaluate", "phantom-clip", "--preset", "knees", "--data", "phantom"), "don't go together"),
         (("train", "--arm", "clipkoa"), "clip_koa"),
         (("train", "--weight", "-1"), "weight"),
         (("train", "--prompts", "poetry"), "poetry"),

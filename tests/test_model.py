@@ -110,11 +110,38 @@ def test_a_plain_pipeline_gives_the_same_probabilities(tiny, images, tmp_path):
         np.testing.assert_allclose([scores[text] for text in prompts.flat], p[i], atol=1e-5)
 
 
+def test_odd_images_are_read_alike_or_refused(tiny):
+    model, processor = tiny
+    grey = np.random.default_rng(3).integers(0, 256, (2, 28, 28), dtype=np.uint8)
+    expected, _ = predict(model, processor, grey, "criteria")
+    alike = {
+        "PIL L": [Image.fromarray(g) for g in grey],
+        "PIL RGB": [Image.fromarray(g).convert("RGB") for g in grey],
+        "PIL RGBA": [Image.fromarray(g).convert("RGBA") for g in grey],
+        "list of arrays": list(grey),
+        "channel last": grey[..., None],
+        "channel first": grey[:, None],
+        "int64": grey.astype(np.int64),
+        "tensor": torch.from_numpy(grey),
+    }
+    for name, images in alike.items():
+        p, _ = predict(model, processor, images, "criteria")
+        np.testing.assert_allclose(p, expected, atol=1e-6, err_msg=name)
+    refused = {"one image": Image.fromarray(grey[0]), "one array": grey[0], "floats": grey / 255.0, "paths": ["a.png"]}
+    for name, images in refused.items():
+        with pytest.raises(KneeError):
+            predict(model, processor, images, "criteria")
+            pytest.fail(name)
+
+
 def test_half_precision_on_disk_reads_as_float32(tiny, tmp_path):
     model, processor = tiny
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     folder = save_clip(model, processor, tmp_path / "half", half=True)
     assert {t.dtype for t in load_file(folder / "model.safetensors").values()} == {torch.float16}
     assert model.dtype == torch.float32
+    for name, value in before.items():
+        assert torch.equal(value, model.state_dict()[name]), "saving must not round the model in memory"
     again, _ = load_clip(folder)
     assert {p.dtype for p in again.parameters()} == {torch.float32}
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
@@ -159,6 +186,8 @@ def test_damaged_or_foreign_checkpoints_give_one_sentence(tiny_folder, tmp_path)
     some = load_file(weights)
     some.pop("visual_projection.weight")
     save_file(some, weights, metadata={"format": "pt"})
+    cases["no tokenizer"] = broken(tiny_folder, tmp_path, "g")
+    (cases["no tokenizer"] / "tokenizer.json").unlink()
     cases["pickle only"] = broken(tiny_folder, tmp_path, "f")
     (cases["pickle only"] / "model.safetensors").rename(cases["pickle only"] / "pytorch_model.bin")
     cases["nothing there"] = tmp_path / "nowhere"
