@@ -96,7 +96,7 @@ class Preset:
 
 PRESETS = {
     # Small enough for a laptop: the numbers show how the method behaves where the truth is known.
-    "phantom": Preset("phantom", "phantom", "phantom-clip", "criteria", Recipe(), "phantom knees"),
+    "phantom": Preset("phantom", "phantom", "phantom-clip", "criteria", Recipe(lr=1e-4, augment=0.2), "phantom knees"),
     # Real images, small model, CPU: the first real run.
     "knees": Preset(
         "knees", "", "phantom-clip", "criteria", Recipe(epochs=12, lr=5e-4, calibrate=True), "real knees (Chen 2018)"
