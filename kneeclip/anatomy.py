@@ -37,7 +37,7 @@ class Anatomy:
 
     Notes
     -----
-    Notebook: 01. Shapes and their sources are listed in the data card. The healthy medial space, .058 W on average,
+    Notebook: 01. Sizes and their sources: docs/phantoms.md. The healthy medial space, .058 W on average,
     is what the full width at half maximum gives in real images; the 4.8 to 5.7 mm of BMC Musculoskelet Disord 9:119
     would be .07 W, as readers measure down to the plateau's floor and not to the near edge of its dense line.
     """

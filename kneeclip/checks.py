@@ -62,7 +62,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
             "c": "The order in a row stays, so does the argmax; only the confidence grows.",
         },
     ),
-    "03-1": (
+    "03-2": (
         "b",
         {
             "a": "Before fine-tuning, yes. But the text tower learns along, and any five texts can become labels.",
@@ -71,7 +71,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
             "c": "Nothing in the nonsense texts says anything about knees, so there is nothing to gain from them.",
         },
     ),
-    "03-2": (
+    "03-1": (
         "a",
         {
             "a": "The best of many looks is partly luck, and the luck stays behind: another split tells.",
@@ -79,7 +79,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
             "c": "Choosing by the training loss would favour overfitting, and the question would stay open.",
         },
     ),
-    "04-1": (
+    "04-2": (
         "a",
         {
             "a": "Both views get the same five probabilities, so their distance is 0, and every knee is graded alike.",
@@ -87,7 +87,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
             "c": "The forms are bounded or finite for finite logits; here the two predictions are simply equal.",
         },
     ),
-    "04-2": (
+    "04-1": (
         "c",
         {
             "a": "It is 0 only where both views agree.",

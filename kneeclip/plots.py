@@ -111,14 +111,29 @@ def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, w
     if titles is None:
         titles = [""] * len(images) if grades is None else [_name(g) for g in grades]
     lines = max(t.count("\n") + 1 for t in titles) if any(titles) else 0
-    height = (1.45 + 0.15 * lines) * rows + (0.25 if world else 0)
-    figure, axes = _picture(1.45 * columns, height, rows, columns, caption=world)
+    side = 1.45 if columns > 3 else 3.0  # inches: a few knees are there to be looked at closely
+    height = (side + 0.15 * lines) * rows + (0.25 if world else 0)
+    figure, axes = _picture(side * columns, height, rows, columns, caption=world)
     for i, ax in enumerate(axes.flat):
         if i >= len(images):
             ax.set_axis_off()
             continue
         _knee(ax, images[i], None if grades is None else grades[i])
         ax.set_title(titles[i], loc="center", fontsize=9, pad=3)
+    return figure
+
+
+@_styled
+def regions(image, masks: Mapping[str, Sequence], *, world: str = "") -> Figure:
+    """A knee, and the same knee with its regions outlined: name -> bool array (H, W). Notebooks: 01, 05."""
+    figure, axes = _picture(7.6, 3.6, 1, 2, caption=world)
+    colours = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    for ax in axes[0]:
+        _knee(ax, image)
+    for (_, mask), colour in zip(masks.items(), colours, strict=False):
+        axes[0, 1].contour(np.asarray(mask, float), levels=[0.5], colors=colour, linewidths=1.6)
+    handles = [mpl.lines.Line2D([], [], color=c, label=n) for n, c in zip(masks, colours, strict=False)]
+    figure.legend(handles=handles, loc="outside right center")
     return figure
 
 
@@ -201,6 +216,8 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
     """
     x_name = "step" if all("step" in row for row in rows) else "epoch"
     losses = [name for name in LINES if not name.startswith("tune_") and any(name in row for row in rows)]
+    if all(row.get("original") == row.get("total") for row in rows):
+        losses = [name for name in losses if name != "original"]  # in a one-view arm it is the total
     tuned = [name for name in LINES if name.startswith("tune_") and any(name in row for row in rows)]
     panels = [(losses, "mean loss (nats)"), (tuned, "on tune, original view")]
     panels += [(["lr"], "learning rate")] if any("lr" in row for row in rows) else []
@@ -225,8 +242,8 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
 
 
 @_styled
-def confusion(matrix, *, world: str = "") -> Figure:
-    """A confusion matrix (K, K), rows the truth: counts, and the share of their row. Notebook: 05."""
+def confusion(matrix, *, rows: str = "true KL grade", columns: str = "predicted KL grade", world: str = "") -> Figure:
+    """A confusion matrix (K, K), by default the truth as rows: counts, and their share of the row. Notebook: 05."""
     matrix = np.asarray(matrix)
     n = matrix.sum(1)
     share = matrix / np.maximum(n, 1)[:, None]
@@ -234,9 +251,9 @@ def confusion(matrix, *, world: str = "") -> Figure:
     ax = axes[0, 0]
     mesh = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     _values(ax, mesh, share, lambda i, j: f"{matrix[i, j]:,}\n{share[i, j]:.0%}")
-    ax.set(xlabel="predicted KL grade", ylabel="true KL grade (its images)", xticks=range(len(n)))
+    ax.set(xlabel=columns, ylabel=f"{rows} (its images)", xticks=range(len(n)))
     ax.set_yticks(range(len(n)), [f"{k} ({count:,})" for k, count in enumerate(n)])
-    ax.set_title(f"n = {n.sum():,}, accuracy {np.trace(matrix) / max(n.sum(), 1):.1%}")
+    ax.set_title(f"n = {n.sum():,}, on the diagonal {np.trace(matrix) / max(n.sum(), 1):.1%}")
     scale = figure.colorbar(mesh, ax=ax, label="share of the row", format=PercentFormatter(1, decimals=0))
     scale.ax.tick_params(labelsize=8.5)
     return figure
