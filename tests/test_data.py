@@ -484,7 +484,8 @@ def test_phantoms(cache, one_thread):
     assert row["image"].mode == "L" and row["image"].size == (112, 112) and set(knees["train"]["side"]) == {"L", "R"}
     assert set(data.load_knees("phantom", sides="R", phantom_patients=few)["train"]["side"]) == {"R"}
     assert len(list(cache.iterdir())) == 1
-    refusal(lambda: data.load_knees("phantom", phantom_patients={"val": 3}), "val: 3", "validation")
+    refusal(lambda: data.load_knees("phantom", phantom_patients={"exam": 3}), "exam: 3", "validation")
+    assert knees["val"].num_rows == knees["validation"].num_rows == 4
     refusal(lambda: data.load_knees("phantom", phantom_patients=dict.fromkeys(data.PHANTOM_SPLITS, 0)), "no phantom")
 
 

@@ -167,7 +167,7 @@ def test_heat_maps_write_readable_numbers():
     cells = np.reshape([t.get_text() for t in ax.texts], (5, 5))
     assert cells[1, 0] == "2\n33%" and cells[4, 4] == "1,234\n100%" and cells[3, 3] == "0\n0%"
     assert ax.get_yticklabels()[4].get_text() == "4 (1,235)"
-    assert ax.get_title(loc="left") == f"n = 1,255, accuracy {1248 / 1255:.1%}"
+    assert ax.get_title(loc="left") == f"n = 1,255, on the diagonal {1248 / 1255:.1%}"
     for name in ("similarity_map", "confusion"):
         ax = FIGURES[name]().axes[0]
         image = ax.get_images()[0]
