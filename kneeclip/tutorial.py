@@ -53,7 +53,11 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
         echo(f"[{number}/{len(paths)}] {path.stem}: {sum(c.cell_type == 'code' for c in notebook.cells)} cells …")
         start = time.perf_counter()
         client = NotebookClient(
-            notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(notebooks)}}
+            notebook,
+            timeout=1800,
+            kernel_name="python3",
+            extra_arguments=["--log-level=40"],  # a kernel of ours on this machine needs no warning about its socket
+            resources={"metadata": {"path": str(notebooks)}},
         )
         failure = None
         try:
