@@ -276,7 +276,7 @@ def reliability(p, grades, *, world: str = "") -> Figure:
     above.bar(edges, accuracy, 1 / 15, align="edge", color="#56b4e9", edgecolor="white", label="accuracy in the bin")
     above.plot(confidence, accuracy, "o", color=INK, markersize=3.5, label="at the bin's mean probability")
     above.set(ylabel="share of images graded right", ylim=(0, 1), title=f"ECE {ece:.3f} (n = {len(p):,})")
-    above.legend(loc="upper left")
+    above.legend(loc="lower left", bbox_to_anchor=(0, 1.08))
     below.bar(edges, counts, 1 / 15, align="edge", color=FAINT, edgecolor="white")
     below.set(xlabel="probability of the predicted grade", ylabel="images", xlim=(0, 1))
     figure.align_ylabels()
