@@ -6,8 +6,6 @@ order in grey print. No function touches pyplot: the last line of a cell shows i
 
 from __future__ import annotations
 
-import functools
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -15,85 +13,25 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from kneeclip.canvas import (
+    ARM_COLOURS,
+    FAINT,
+    GRADE_COLOURS,
+    INK,
+    LINES,
+    METRICS,
+    draw_dot,
+    grade_name,
+    line_of,
+    new_picture,
+    show_knee,
+    styled,
+    write_values,
+)
 from kneeclip.errors import KneeError
 
-#: KL 0 to 4, light to dark (five steps of cividis, safe for the colour-blind).
-GRADE_COLOURS = ("#e8d36b", "#b3a672", "#7d7c78", "#4b566d", "#00224e")
-#: Okabe and Ito's palette: one colour an arm.
-ARM_COLOURS = {
-    "clip": "#999999",
-    "flip_aug": "#e69f00",
-    "symmetry": "#56b4e9",
-    "consistency": "#cc79a7",
-    "clip_koa": "#0072b2",
-    "canonical": "#009e73",
-}
-GRADE_NAMES = ("KL0", "KL1", "KL2", "KL3", "KL4")
-#: (colour, dash) of what a run records: the dash tells the lines apart where colour is lost.
-LINES = {
-    "total": ("#222222", "-"),
-    "original": ("#0072b2", "--"),
-    "flipped": ("#56b4e9", ":"),
-    "symmetry": ("#009e73", "-."),
-    "consistency": ("#d55e00", (0, (6, 2))),
-    "tune_accuracy": ("#0072b2", "-"),
-    "tune_qwk": ("#d55e00", "--"),
-    "tune_flip_agreement": ("#009e73", ":"),
-}
-METRICS = {"accuracy": "accuracy", "qwk": "QWK", "flip_agreement": "flip agreement"}
-INK, FAINT = "#222222", "#666666"
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "hatch.linewidth": 0.8,
-}
 
-
-class Picture(Figure):
-    """A Figure that a notebook shows as an image even where nobody has imported pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
-
-
-def _styled(draw):
-    """Draw under STYLE and leave the user's rcParams as they were."""
-
-    @functools.wraps(draw)
-    def wrapped(*args, **kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return wrapped
-
-
-def _picture(width: float, height: float, rows: int = 1, columns: int = 1, *, caption: str = "", **kwargs):
-    """A Figure of `width` × `height` inches, its axes (rows, columns), and the world in its lower right corner."""
-    figure = Picture(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches
-    if caption:
-        figure.supxlabel(caption, x=0.995, ha="right", fontsize=8, color=FAINT)
-    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
-    for ax in axes.flat:  # said here and not in STYLE: ticks are made when drawn, after STYLE has gone
-        ax.tick_params(labelsize=8.5, color=FAINT)
-        ax.grid(True, color="#e5e5e5", linewidth=0.8)
-    return figure, axes
-
-
-@_styled
+@styled
 def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, world: str = "") -> Figure:
     """Thumbnails, each framed in the colour of its grade. Notebook: 01.
 
@@ -109,27 +47,27 @@ def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, w
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     if titles is None:
-        titles = [""] * len(images) if grades is None else [_name(g) for g in grades]
+        titles = [""] * len(images) if grades is None else [grade_name(g) for g in grades]
     lines = max(t.count("\n") + 1 for t in titles) if any(titles) else 0
     side = 1.45 if columns > 3 else 3.0  # inches: a few knees are there to be looked at closely
     height = (side + 0.15 * lines) * rows + (0.25 if world else 0)
-    figure, axes = _picture(side * columns, height, rows, columns, caption=world)
+    figure, axes = new_picture(side * columns, height, rows, columns, caption=world)
     for i, ax in enumerate(axes.flat):
         if i >= len(images):
             ax.set_axis_off()
             continue
-        _knee(ax, images[i], None if grades is None else grades[i])
+        show_knee(ax, images[i], None if grades is None else grades[i])
         ax.set_title(titles[i], loc="center", fontsize=9, pad=3)
     return figure
 
 
-@_styled
+@styled
 def regions(image, masks: Mapping[str, Sequence], *, world: str = "") -> Figure:
     """A knee, and the same knee with its regions outlined: name -> bool array (H, W). Notebooks: 01, 05."""
-    figure, axes = _picture(7.6, 3.6, 1, 2, caption=world)
+    figure, axes = new_picture(7.6, 3.6, 1, 2, caption=world)
     colours = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
     for ax in axes[0]:
-        _knee(ax, image)
+        show_knee(ax, image)
     for (_, mask), colour in zip(masks.items(), colours, strict=False):
         axes[0, 1].contour(np.asarray(mask, float), levels=[0.5], colors=colour, linewidths=1.6)
     handles = [mpl.lines.Line2D([], [], color=c, label=n) for n, c in zip(masks, colours, strict=False)]
@@ -137,10 +75,10 @@ def regions(image, masks: Mapping[str, Sequence], *, world: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def class_balance(counts: Mapping[str, Sequence[int]], *, world: str = "") -> Figure:
     """How the grades are distributed in each split: split -> (K,) counts of images. Notebook: 01."""
-    figure, axes = _picture(2.6 * len(counts) + 0.6, 2.8, 1, len(counts), caption=world, sharey=True)
+    figure, axes = new_picture(2.6 * len(counts) + 0.6, 2.8, 1, len(counts), caption=world, sharey=True)
     for ax, (split, row) in zip(axes[0], counts.items(), strict=True):
         row = np.asarray(row)
         share = row / max(row.sum(), 1)
@@ -155,14 +93,14 @@ def class_balance(counts: Mapping[str, Sequence[int]], *, world: str = "") -> Fi
     return figure
 
 
-@_styled
+@styled
 def view_pair(image, flipped, p, p_flip, *, world: str = "") -> Figure:
     """One knee, its mirror image, and the probabilities (K,) of both views. Notebook: 04."""
     p, p_flip = np.asarray(p, float), np.asarray(p_flip, float)
-    figure, axes = _picture(7.6, 2.6, 1, 3, caption=world, width_ratios=(1, 1, 1.7))
+    figure, axes = new_picture(7.6, 2.6, 1, 3, caption=world, width_ratios=(1, 1, 1.7))
     for ax, picture, row, view in zip(axes[0], (image, flipped), (p, p_flip), ("original", "flipped"), strict=False):
-        _knee(ax, picture)
-        ax.set_title(f"{view}: {_name(row.argmax())} ({row.max():.0%})", loc="center")
+        show_knee(ax, picture)
+        ax.set_title(f"{view}: {grade_name(row.argmax())} ({row.max():.0%})", loc="center")
     ax, k = axes[0, 2], np.arange(len(p))
     empty, colours = dict(facecolor="none", edgecolor=INK, linewidth=0.6), GRADE_COLOURS[: len(k)]
     hatches = [INK if grade < 2 else "white" for grade in k]  # a hatch has its bar's edge colour
@@ -176,7 +114,7 @@ def view_pair(image, flipped, p, p_flip, *, world: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str = "") -> Figure:
     """Cosines (R, C) as a heat map with their values. Notebook: 02.
 
@@ -191,10 +129,10 @@ def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str 
     rows, cols = matrix.shape
     width = 0.62 * cols + 0.075 * max(map(len, labels)) + 1.5
     slanted = max(map(len, columns)) > 6
-    figure, axes = _picture(max(width, 3.4), 0.42 * rows + (1.6 if slanted else 1.1), caption=world)
+    figure, axes = new_picture(max(width, 3.4), 0.42 * rows + (1.6 if slanted else 1.1), caption=world)
     ax = axes[0, 0]
     mesh = ax.imshow(matrix, cmap="cividis", aspect="auto")
-    _values(ax, mesh, matrix, lambda i, j: f"{matrix[i, j]:.2f}")
+    write_values(ax, mesh, matrix, lambda i, j: f"{matrix[i, j]:.2f}")
     ax.set_xticks(range(cols), columns, **(dict(rotation=35, ha="right", rotation_mode="anchor") if slanted else {}))
     ax.set_yticks(range(rows), list(labels))
     ax.set_title(title)
@@ -203,7 +141,7 @@ def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str 
     return figure
 
 
-@_styled
+@styled
 def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: str = "") -> Figure:
     """Learning curves: losses, metrics on *tune* and the learning rate. Notebook: 03.
 
@@ -224,14 +162,14 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
     panels = [panel for panel in panels if panel[0]]
     if not panels:
         raise KneeError("these rows hold nothing to draw", remedy="pass run.history")
-    figure, axes = _picture(3.1 * len(panels), 3.1, 1, len(panels), caption=world)
+    figure, axes = new_picture(3.1 * len(panels), 3.1, 1, len(panels), caption=world)
     for ax, (names, label) in zip(axes[0], panels, strict=True):
         for name in names:
             colour, dash = LINES.get(name, (INK, "-"))
             if x_name == "step" and label.endswith("(nats)"):
-                ax.plot(*_line(steps, "step", name), color=colour, alpha=0.25, linewidth=0.8)
+                ax.plot(*line_of(steps, "step", name), color=colour, alpha=0.25, linewidth=0.8)
             text = name.removeprefix("tune_")
-            line = ax.plot(*_line(rows, x_name, name), linestyle=dash, color=colour, marker="o", markersize=3)
+            line = ax.plot(*line_of(rows, x_name, name), linestyle=dash, color=colour, marker="o", markersize=3)
             line[0].set_label(METRICS.get(text, text))
         if names != ["lr"]:
             ax.legend(handlelength=2.6, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
@@ -241,16 +179,16 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
     return figure
 
 
-@_styled
+@styled
 def confusion(matrix, *, rows: str = "true KL grade", columns: str = "predicted KL grade", world: str = "") -> Figure:
     """A confusion matrix (K, K), by default the truth as rows: counts, and their share of the row. Notebook: 05."""
     matrix = np.asarray(matrix)
     n = matrix.sum(1)
     share = matrix / np.maximum(n, 1)[:, None]
-    figure, axes = _picture(0.82 * len(n) + 1.5, 0.62 * len(n) + 1.1, caption=world)
+    figure, axes = new_picture(0.82 * len(n) + 1.5, 0.62 * len(n) + 1.1, caption=world)
     ax = axes[0, 0]
     mesh = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    _values(ax, mesh, share, lambda i, j: f"{matrix[i, j]:,}\n{share[i, j]:.0%}")
+    write_values(ax, mesh, share, lambda i, j: f"{matrix[i, j]:,}\n{share[i, j]:.0%}")
     ax.set(xlabel=columns, ylabel=f"{rows} (its images)", xticks=range(len(n)))
     ax.set_yticks(range(len(n)), [f"{k} ({count:,})" for k, count in enumerate(n)])
     ax.set_title(f"n = {n.sum():,}, on the diagonal {np.trace(matrix) / max(n.sum(), 1):.1%}")
@@ -259,7 +197,7 @@ def confusion(matrix, *, rows: str = "true KL grade", columns: str = "predicted 
     return figure
 
 
-@_styled
+@styled
 def reliability(p, grades, *, world: str = "") -> Figure:
     """Accuracy against the top probability (N, K) in 15 equal bins, above the counts. Notebook: 05."""
     p, grades = np.asarray(p, float), np.asarray(grades)
@@ -269,7 +207,7 @@ def reliability(p, grades, *, world: str = "") -> Figure:
     with np.errstate(invalid="ignore"):
         accuracy, confidence = (np.bincount(bins, x, minlength=15) / counts for x in (right, top))
     ece = np.nansum(np.abs(accuracy - confidence) * counts) / len(p)
-    figure, axes = _picture(3.9, 4.2, 2, 1, caption=world, sharex=True, height_ratios=(3, 1))
+    figure, axes = new_picture(3.9, 4.2, 2, 1, caption=world, sharex=True, height_ratios=(3, 1))
     above, below = axes[:, 0]
     above.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="calibrated")
     edges = np.arange(15) / 15
@@ -283,7 +221,7 @@ def reliability(p, grades, *, world: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = None, world: str = "") -> Figure:
     """Estimates with their intervals, one a line. Notebook: 05.
 
@@ -296,10 +234,10 @@ def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = N
     """
     if not len(rows):
         raise KneeError("there is no estimate to draw")
-    figure, axes = _picture(6.4, 0.3 * len(rows) + 1.0, caption=world)
+    figure, axes = new_picture(6.4, 0.3 * len(rows) + 1.0, caption=world)
     ax = axes[0, 0]
     for y, (_, value, low, high, *colour) in enumerate(rows):
-        _dot(ax, value, y, None if low is None else (low, high), colour[0] if colour else "#0072b2")
+        draw_dot(ax, value, y, None if low is None else (low, high), colour[0] if colour else "#0072b2")
         text = f"{value:.3f}" if low is None else f"{value:.3f}  [{low:.3f}, {high:.3f}]"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
     if reference is not None:
@@ -310,7 +248,7 @@ def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = N
     return figure
 
 
-@_styled
+@styled
 def arms(rows: Sequence[Mapping], *, world: str = "") -> Figure:
     """Accuracy, QWK and flip agreement of each arm, with intervals. Notebooks: 04, 05.
 
@@ -325,13 +263,13 @@ def arms(rows: Sequence[Mapping], *, world: str = "") -> Figure:
         raise KneeError(f"these rows hold none of {', '.join(METRICS)}")
     most = max(sum(row["arm"] == name for row in rows) for name in names)
     height = (0.3 + 0.07 * (most - 1)) * len(names) + 1.0
-    figure, axes = _picture(2.4 * len(metrics) + 0.8, height, 1, len(metrics), caption=world, sharey=True)
+    figure, axes = new_picture(2.4 * len(metrics) + 0.8, height, 1, len(metrics), caption=world, sharey=True)
     for ax, metric in zip(axes[0], metrics, strict=True):
         for y, name in enumerate(names):
             own = [row for row in rows if row["arm"] == name and row.get(metric) is not None]
             for i, row in enumerate(own):
                 at = y + (i - (len(own) - 1) / 2) * 0.6 / most
-                _dot(ax, row[metric], at, (row.get("ci") or {}).get(metric), ARM_COLOURS.get(name, INK))
+                draw_dot(ax, row[metric], at, (row.get("ci") or {}).get(metric), ARM_COLOURS.get(name, INK))
         ax.set(xlabel=METRICS[metric], ylim=(len(names) - 0.4, -0.6))
         ax.set_yticks(range(len(names)), names)
         ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -339,13 +277,13 @@ def arms(rows: Sequence[Mapping], *, world: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def scores(p, grades, *, world: str = "") -> Figure:
     """Distribution of the expected grade Σₖ k·pₖ, p (N, K), for each true grade. Notebook: 05."""
     p, grades = np.asarray(p, float), np.asarray(grades)
     K = p.shape[1]
     expected, edges = p @ np.arange(K), np.linspace(0, K - 1, 10 * (K - 1) + 1)
-    figure, axes = _picture(6.0, 0.62 * K + 0.9, caption=world)
+    figure, axes = new_picture(6.0, 0.62 * K + 0.9, caption=world)
     ax = axes[0, 0]
     for k in range(K):
         own = expected[grades == k]
@@ -357,12 +295,12 @@ def scores(p, grades, *, world: str = "") -> Figure:
             ax.plot([np.median(own)] * 2, [k, k + 0.9], color="#d55e00", linewidth=2, zorder=4)
     ax.plot([], [], color="#d55e00", linewidth=2, label="median")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.99), borderaxespad=0)
-    ax.set_yticks(range(K), [f"{_name(k)} (n = {(grades == k).sum():,})" for k in range(K)])
+    ax.set_yticks(range(K), [f"{grade_name(k)} (n = {(grades == k).sum():,})" for k in range(K)])
     ax.set(xlabel="expected grade (KL grades)", ylabel="true grade", xlim=(0, K - 1), ylim=(-0.1, K), xticks=range(K))
     return figure
 
 
-@_styled
+@styled
 def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "") -> Figure:
     """The Symmetry Loss taken apart, ½ L_symmetry = CE of averaged logits + Bhattacharyya distance. Notebook: 04.
 
@@ -374,7 +312,7 @@ def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "
         The three terms, in nats: the mean cross-entropy of both views, the cross-entropy of their averaged
         logits, and the distance of their probabilities.
     """
-    figure, axes = _picture(5.6, 3.4, caption=world)
+    figure, axes = new_picture(5.6, 3.4, caption=world)
     ax, x = axes[0, 0], np.asarray(disagreement, float)
     averaged, bhattacharyya = np.asarray(averaged, float), np.asarray(bhattacharyya, float)
     ax.fill_between(x, averaged, averaged + bhattacharyya, color="#e69f00", alpha=0.25, linewidth=0)
@@ -387,7 +325,7 @@ def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "
     return figure
 
 
-@_styled
+@styled
 def phantom_comparison(real, phantom, stats: Mapping) -> Figure:
     """Real radiographs above phantoms, and where their unlabelled statistics part. Notebook: 01.
 
@@ -400,7 +338,7 @@ def phantom_comparison(real, phantom, stats: Mapping) -> Figure:
     """
     shown, colours = 16, {"real": INK, "phantom": "#d55e00"}
     worlds = "real knees (Chen 2018) and phantom knees"
-    figure, axes = _picture(9.6, 7.4, 3, 1, caption=worlds, height_ratios=[1, 1, 1.5])
+    figure, axes = new_picture(9.6, 7.4, 3, 1, caption=worlds, height_ratios=[1, 1, 1.5])
     for ax, (name, images) in zip(axes[:2, 0], (("real", real), ("phantom", phantom)), strict=True):
         few = np.asarray(images)[:shown]
         few = np.concatenate([few, np.full((-len(few) % 8, *few.shape[1:]), 255, np.uint8)])
@@ -433,37 +371,3 @@ def phantom_comparison(real, phantom, stats: Mapping) -> Figure:
         ax.tick_params(labelsize=8.5, color=FAINT)
         ax.legend()
     return figure
-
-
-def _name(grade: int) -> str:
-    return f"KL{int(grade)}"
-
-
-def _knee(ax, image, grade: int | None = None) -> None:
-    ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set(visible=True, color=FAINT, linewidth=0.8)
-    if grade is not None:
-        ax.spines[:].set(color=GRADE_COLOURS[int(grade)], linewidth=3)
-
-
-def _values(ax, mesh, shade, text) -> None:
-    """Write into each cell of a heat map, in white where the cell is dark."""
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    for i, j in np.ndindex(shade.shape):
-        red, green, blue, _ = mesh.cmap(mesh.norm(shade[i, j]))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        ax.text(j, i, text(i, j), ha="center", va="center", fontsize=8.5, color="white" if dark else INK)
-
-
-def _line(rows: Sequence[Mapping], x_name: str, name: str) -> tuple[list, list]:
-    kept = [row for row in rows if row.get(name) is not None]
-    return [row[x_name] for row in kept], [row[name] for row in kept]
-
-
-def _dot(ax, value: float, y: float, interval, colour: str) -> None:
-    if interval is not None:
-        ax.plot(interval, [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-    ax.plot([value], [y], "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.7)

@@ -12,7 +12,7 @@ from kneeclip import load_clip, predict, pretrain
 from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
-from kneeclip.model import ASSETS
+from kneeclip.loading import ASSETS
 
 
 def test_the_contrastive_loss_by_hand():
