@@ -14,8 +14,8 @@ from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
 from kneeclip.errors import KneeError
+from kneeclip.resampling import bootstrap, calibration_gap, draw_patients, interval
 
-BINS = 15  # of the top probability, for the calibration error
 _TINY = 1e-45  # stands in for a probability that float32 rounded to 0, so that its logarithm is finite
 
 
@@ -65,7 +65,7 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
     Notebook: 05.
     """
     p, grades = _checked(p, grades)
-    owner, draws = _resample(patients, len(p), n_boot, seed, level)
+    owner, draws = draw_patients(patients, len(p), n_boot, seed, level)
     scores = _scores(p, grades, owner, draws, level)
     report = {"n": len(p), **scores, "flip_agreement": None, "averaged": None}
     if flipped is not None:
@@ -74,7 +74,7 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
         agree_and_all = np.stack([np.bincount(owner, agree), np.bincount(owner)], axis=1)  # (P, 2)
         shares = (draws @ agree_and_all).T
         report["flip_agreement"] = float(agree.mean())
-        report["ci"]["flip_agreement"] = _interval(shares[0] / shares[1], level)
+        report["ci"]["flip_agreement"] = interval(shares[0] / shares[1], level)
     guess, labels = p.argmax(1), range(p.shape[1])
     report["confusion"] = sk.confusion_matrix(grades, guess, labels=labels).tolist()
     columns = sk.precision_recall_fscore_support(grades, guess, labels=labels, zero_division=np.nan)
@@ -114,13 +114,13 @@ def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> d
     Notebook: 05.
     """
     p_a, p_b, grades = _pair(p_a, p_b, grades)
-    owner, draws = _resample(patients, len(p_a), n_boot, seed, level)
+    owner, draws = draw_patients(patients, len(p_a), n_boot, seed, level)
     a, b = _point(p_a, grades), _point(p_b, grades)
-    boot_a, boot_b = (_bootstrap(p, grades, owner, draws) for p in (p_a, p_b))
+    boot_a, boot_b = (bootstrap(p, grades, owner, draws) for p in (p_a, p_b))
     report = {"n": len(p_a)}
     for name in ("accuracy", "qwk", "mae"):
         difference = None if None in (a[name], b[name]) else b[name] - a[name]
-        ci = _interval(boot_b[name] - boot_a[name], level)
+        ci = interval(boot_b[name] - boot_a[name], level)
         report[name] = {"a": a[name], "b": b[name], "difference": difference, "ci": ci}
     return report | _settings(draws, seed, level)
 
@@ -236,8 +236,8 @@ def with_temperature(p, T: float) -> np.ndarray:
 
 
 def _scores(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray, level: float) -> dict:
-    boot = _bootstrap(p, grades, owner, draws)
-    return {**_point(p, grades), "ci": {name: _interval(values, level) for name, values in boot.items()}}
+    boot = bootstrap(p, grades, owner, draws)
+    return {**_point(p, grades), "ci": {name: interval(values, level) for name, values in boot.items()}}
 
 
 def _point(p: np.ndarray, grades: np.ndarray) -> dict:
@@ -247,7 +247,7 @@ def _point(p: np.ndarray, grades: np.ndarray) -> dict:
     if len(np.union1d(guess, grades)) > 1:
         qwk = float(sk.cohen_kappa_score(grades, guess, labels=labels, weights="quadratic"))
     macro = dict(labels=np.unique(grades), average="macro", zero_division=0)
-    bins, gap = _calibration_gap(p, grades)
+    bins, gap = calibration_gap(p, grades)
     return {
         "accuracy": float(sk.accuracy_score(grades, guess)),
         # balanced_accuracy_score is the same number, with a warning for guesses that the truth does not hold
@@ -260,77 +260,12 @@ def _point(p: np.ndarray, grades: np.ndarray) -> dict:
     }
 
 
-def _calibration_gap(p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bin of each image's top probability c, and right (1 or 0) minus c: ECE sums the latter by bin."""
-    top = p.max(1)
-    return np.clip(np.ceil(top * BINS) - 1, 0, BINS - 1).astype(int), (p.argmax(1) == grades) - top
-
-
-def _resample(patients, n: int, n_boot: int, seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Owner of each row, (N,), and how often each patient is drawn in each resample, (B, P)."""
-    ids = list(patients)
-    if len(ids) != n:
-        raise KneeError("each image needs one patient", f"{n} images, {len(ids)} patients")
-    if any(i is None or i != i or i == "" for i in ids):
-        raise KneeError("an image has no patient", remedy="give every row the id of its patient")
-    if n_boot < 0 or not 0 < level < 1:
-        raise KneeError("n_boot can't be negative, and level lies between 0 and 1", f"{n_boot}, {level}")
-    names, owner = np.unique([str(i) for i in ids], return_inverse=True)
-    count = len(names)
-    drawn = np.random.default_rng(seed).integers(count, size=(n_boot, count))
-    drawn += count * np.arange(n_boot)[:, None]  # each resample counts in its own stretch
-    return owner, np.bincount(drawn.ravel(), minlength=n_boot * count).reshape(n_boot, count).astype(float)
-
-
-def _bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> dict:
-    """The metrics of every resample, name -> (B,); NaN where undefined."""
-    K, P = p.shape[1], draws.shape[1]
-    cells = np.bincount((owner * K + grades) * K + p.argmax(1), minlength=P * K * K).reshape(P, K * K)
-    matrix = (draws @ cells).reshape(-1, K, K)  # (B, K, K), rows the truth
-    truth, guessed, hits = matrix.sum(2), matrix.sum(1), np.diagonal(matrix, axis1=1, axis2=2)  # (B, K)
-    n = truth.sum(1)
-    apart = np.abs(np.subtract.outer(np.arange(K), np.arange(K)))  # (K, K), in grades
-    bins, gap = _calibration_gap(p, grades)
-    gaps = np.bincount(owner * BINS + bins, gap, minlength=P * BINS).reshape(P, BINS)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a grade that was not drawn: NaN, and left out
-        f1 = np.where(truth > 0, 2 * hits / (truth + guessed), np.nan)
-        by_chance = np.einsum("bi,ij,bj->b", truth, apart**2, guessed) / n
-        return {
-            "accuracy": hits.sum(1) / n,
-            "balanced_accuracy": np.nanmean(hits / truth, axis=1),
-            "macro_f1": np.nanmean(f1, axis=1),
-            "qwk": 1 - (matrix * apart**2).sum((1, 2)) / by_chance,
-            "mae": (matrix * apart).sum((1, 2)) / n,
-            "auc_kl2": _auc(p[:, 2:].sum(1), grades >= 2, owner, draws),
-            "ece": np.abs(draws @ gaps).sum(1) / n,
-        }
-
-
-def _auc(score: np.ndarray, serious: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Share of (serious, other) pairs that the score puts in order, a tie counting half: (B,)."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-1.0))  # where a new score begins
-    areas = []
-    for some in np.array_split(draws, max(1, len(draws) // 100)):  # 100 resamples at a time: little memory
-        weight = some[:, owner[order]]
-        high = np.add.reduceat(weight * serious[order], starts, axis=1)
-        low = np.add.reduceat(weight * ~serious[order], starts, axis=1)
-        below = low.cumsum(1) - low / 2
-        areas.append((high * below).sum(1) / (high.sum(1) * low.sum(1)))
-    return np.concatenate(areas)
-
-
 def _settings(draws: np.ndarray, seed: int, level: float) -> dict:
     return {"n_patients": draws.shape[1], "n_boot": len(draws), "seed": int(seed), "level": float(level)}
 
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _interval(values: np.ndarray, level: float) -> list[float] | None:
-    values = values[~np.isnan(values)]
-    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:

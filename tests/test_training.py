@@ -276,6 +276,7 @@ def test_other_tune_labels_are_another_run(tiny_folder, arrays, recipe, tmp_path
 
 
 def test_seconds_add_up(tiny, arrays, recipe, tmp_path):
+    # a run's time is the sum of its epochs' times, and no epoch's time holds another's
     start = time.perf_counter()
     run = train(*tiny, arrays, "criteria", recipe, out=tmp_path / "run")
     total = json.loads((tmp_path / "run" / "run.json").read_text())["seconds"]

@@ -1,0 +1,79 @@
+"""Every metric of every resample at once: patients are drawn, and each patient's sums are counted as often.
+
+`evaluation` asks for the intervals; scikit-learn with sample weights gives the same numbers one resample at a time,
+and the suite holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kneeclip.errors import KneeError
+
+BINS = 15  # of the top probability, for the calibration error
+
+
+def calibration_gap(p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bin of each image's top probability c, and right (1 or 0) minus c: ECE sums the latter by bin."""
+    top = p.max(1)
+    return np.clip(np.ceil(top * BINS) - 1, 0, BINS - 1).astype(int), (p.argmax(1) == grades) - top
+
+
+def draw_patients(patients, n: int, n_boot: int, seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Owner of each row, (N,), and how often each patient is drawn in each resample, (B, P)."""
+    ids = list(patients)
+    if len(ids) != n:
+        raise KneeError("each image needs one patient", f"{n} images, {len(ids)} patients")
+    if any(i is None or i != i or i == "" for i in ids):
+        raise KneeError("an image has no patient", remedy="give every row the id of its patient")
+    if n_boot < 0 or not 0 < level < 1:
+        raise KneeError("n_boot can't be negative, and level lies between 0 and 1", f"{n_boot}, {level}")
+    names, owner = np.unique([str(i) for i in ids], return_inverse=True)
+    count = len(names)
+    drawn = np.random.default_rng(seed).integers(count, size=(n_boot, count))
+    drawn += count * np.arange(n_boot)[:, None]  # each resample counts in its own stretch
+    return owner, np.bincount(drawn.ravel(), minlength=n_boot * count).reshape(n_boot, count).astype(float)
+
+
+def bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> dict:
+    """The metrics of every resample, name -> (B,); NaN where undefined."""
+    K, P = p.shape[1], draws.shape[1]
+    cells = np.bincount((owner * K + grades) * K + p.argmax(1), minlength=P * K * K).reshape(P, K * K)
+    matrix = (draws @ cells).reshape(-1, K, K)  # (B, K, K), rows the truth
+    truth, guessed, hits = matrix.sum(2), matrix.sum(1), np.diagonal(matrix, axis1=1, axis2=2)  # (B, K)
+    n = truth.sum(1)
+    apart = np.abs(np.subtract.outer(np.arange(K), np.arange(K)))  # (K, K), in grades
+    bins, gap = calibration_gap(p, grades)
+    gaps = np.bincount(owner * BINS + bins, gap, minlength=P * BINS).reshape(P, BINS)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a grade that was not drawn: NaN, and left out
+        f1 = np.where(truth > 0, 2 * hits / (truth + guessed), np.nan)
+        by_chance = np.einsum("bi,ij,bj->b", truth, apart**2, guessed) / n
+        return {
+            "accuracy": hits.sum(1) / n,
+            "balanced_accuracy": np.nanmean(hits / truth, axis=1),
+            "macro_f1": np.nanmean(f1, axis=1),
+            "qwk": 1 - (matrix * apart**2).sum((1, 2)) / by_chance,
+            "mae": (matrix * apart).sum((1, 2)) / n,
+            "auc_kl2": _auc(p[:, 2:].sum(1), grades >= 2, owner, draws),
+            "ece": np.abs(draws @ gaps).sum(1) / n,
+        }
+
+
+def _auc(score: np.ndarray, serious: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Share of (serious, other) pairs that the score puts in order, a tie counting half: (B,)."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-1.0))  # where a new score begins
+    areas = []
+    for some in np.array_split(draws, max(1, len(draws) // 100)):  # 100 resamples at a time: little memory
+        weight = some[:, owner[order]]
+        high = np.add.reduceat(weight * serious[order], starts, axis=1)
+        low = np.add.reduceat(weight * ~serious[order], starts, axis=1)
+        below = low.cumsum(1) - low / 2
+        areas.append((high * below).sum(1) / (high.sum(1) * low.sum(1)))
+    return np.concatenate(areas)
+
+
+def interval(values: np.ndarray, level: float) -> list[float] | None:
+    """The percentile interval of (B,) resampled values, NaN left out."""
+    values = values[~np.isnan(values)]
+    return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
