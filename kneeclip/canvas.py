@@ -21,7 +21,6 @@ ARM_COLOURS = {
     "clip_koa": "#0072b2",
     "canonical": "#009e73",
 }
-GRADE_NAMES = ("KL0", "KL1", "KL2", "KL3", "KL4")
 #: (colour, dash) of what a run records: the dash tells the lines apart where colour is lost.
 LINES = {
     "total": ("#222222", "-"),

@@ -43,7 +43,7 @@ class Recipe:
     weight_decay: float = 0.05  # on matrices; biases, norms and the logit scale are spared
     warmup: float = 0.1  # share of the steps spent warming up, before the cosine to zero
     clip_norm: float = 1.0  # largest gradient norm
-    augment: float = 0.5  # 0 none, 1 the strongest shift, zoom, turn and grey-level change of training._augment
+    augment: float = 0.5  # 0 none, 1 the strongest shift, zoom, turn and grey-level change of batches._augment
     balance: float = 0.0  # 0 sample images as they come, 1 every grade equally often
     precision: str = "no"  # Accelerate's mixed_precision: no, bf16, fp16
     select: str = "qwk"  # what `tune` chooses the best epoch by: accuracy, qwk, or none (keep the last epoch)
