@@ -1,0 +1,123 @@
+"""Figures of notebook 01: knees, their regions, how the grades are distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from kneeclip.canvas import FAINT, GRADE_COLOURS, INK, grade_name, new_picture, show_knee, styled
+from kneeclip.errors import KneeError
+
+
+@styled
+def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, world: str = "") -> Figure:
+    """Thumbnails, each framed in the colour of its grade. Notebook: 01.
+
+    Parameters
+    ----------
+    images : sequence of N PIL images or uint8 arrays (H, W)
+    grades : sequence of N int, optional
+    titles : sequence of N str, optional
+        What stands above each knee; its grade if nothing is given.
+    """
+    if not len(images):
+        raise KneeError("there is no image to show")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    if titles is None:
+        titles = [""] * len(images) if grades is None else [grade_name(g) for g in grades]
+    lines = max(t.count("\n") + 1 for t in titles) if any(titles) else 0
+    side = 1.45 if columns > 3 else 3.0  # inches: a few knees are there to be looked at closely
+    height = (side + 0.15 * lines) * rows + (0.25 if world else 0)
+    figure, axes = new_picture(side * columns, height, rows, columns, caption=world)
+    for i, ax in enumerate(axes.flat):
+        if i >= len(images):
+            ax.set_axis_off()
+            continue
+        show_knee(ax, images[i], None if grades is None else grades[i])
+        ax.set_title(titles[i], loc="center", fontsize=9, pad=3)
+    return figure
+
+
+@styled
+def regions(image, masks: Mapping[str, Sequence], *, world: str = "") -> Figure:
+    """A knee, and the same knee with its regions outlined: name -> bool array (H, W). Notebooks: 01, 05."""
+    figure, axes = new_picture(7.6, 3.6, 1, 2, caption=world)
+    colours = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    for ax in axes[0]:
+        show_knee(ax, image)
+    for (_, mask), colour in zip(masks.items(), colours, strict=False):
+        axes[0, 1].contour(np.asarray(mask, float), levels=[0.5], colors=colour, linewidths=1.6)
+    handles = [mpl.lines.Line2D([], [], color=c, label=n) for n, c in zip(masks, colours, strict=False)]
+    figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+@styled
+def class_balance(counts: Mapping[str, Sequence[int]], *, world: str = "") -> Figure:
+    """How the grades are distributed in each split: split -> (K,) counts of images. Notebook: 01."""
+    figure, axes = new_picture(2.6 * len(counts) + 0.6, 2.8, 1, len(counts), caption=world, sharey=True)
+    for ax, (split, row) in zip(axes[0], counts.items(), strict=True):
+        row = np.asarray(row)
+        share = row / max(row.sum(), 1)
+        ax.bar(range(len(row)), share, color=GRADE_COLOURS[: len(row)], edgecolor=INK, linewidth=0.6)
+        for k, n in enumerate(row):
+            ax.annotate(f"{n:,}", (k, share[k]), (0, 2), textcoords="offset points", ha="center", fontsize=8)
+        ax.set(title=f"{split} (n = {row.sum():,})", xlabel="KL grade", xticks=range(len(row)))
+        ax.grid(False, axis="x")
+        ax.margins(y=0.12)
+    axes[0, 0].set_ylabel("share of the split's images")
+    axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+@styled
+def phantom_comparison(real, phantom, stats: Mapping) -> Figure:
+    """Real radiographs above phantoms, and where their unlabelled statistics part. Notebook: 01.
+
+    Parameters
+    ----------
+    real, phantom : (N, S, S) and (M, S, S) uint8
+        The first 16 of each are shown.
+    stats : mapping
+        ``real``, ``phantom`` and ``distances``, from `kneeclip.realism.compare`.
+    """
+    shown, colours = 16, {"real": INK, "phantom": "#d55e00"}
+    worlds = "real knees (Chen 2018) and phantom knees"
+    figure, axes = new_picture(9.6, 7.4, 3, 1, caption=worlds, height_ratios=[1, 1, 1.5])
+    for ax, (name, images) in zip(axes[:2, 0], (("real", real), ("phantom", phantom)), strict=True):
+        few = np.asarray(images)[:shown]
+        few = np.concatenate([few, np.full((-len(few) % 8, *few.shape[1:]), 255, np.uint8)])
+        few = np.pad(few, ((0, 0), (2, 2), (2, 2)), constant_values=255)
+        rows = few.reshape(-1, 8, *few.shape[1:]).swapaxes(1, 2)  # (rows, S, 8, S)
+        ax.imshow(rows.reshape(-1, 8 * few.shape[2]), cmap="gray", vmin=0, vmax=255)
+        ax.grid(False)
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(name.upper(), color=colours[name], fontweight="bold")
+    below = axes[2, 0].get_subplotspec()
+    axes[2, 0].remove()
+    left, middle, right = below.subgridspec(1, 3).subplots()
+    for name, dash in (("real", "-"), ("phantom", "--")):
+        s, line = stats[name], {"color": colours[name], "linestyle": dash}
+        left.plot(np.convolve(s["histogram"], np.ones(5) / 5, "same"), label=name, **line)
+        middle.plot(s["frequency"], s["spectrum"], label=name, **line)
+        for gap in ("gap_medial", "gap_lateral"):
+            width = np.sort(s[gap][np.isfinite(s[gap])])
+            faint = {"alpha": 1 if gap == "gap_medial" else 0.5, "label": f"{name}, {gap[4:]}"}
+            right.plot(width, np.linspace(0, 1, len(width)), **line, **faint)
+    d = stats["distances"]
+    left.set(title=f"Grey levels: W1 {d['histogram_w1']:.1f}", xlabel="grey level", ylabel="share of the pixels")
+    middle.set(title=f"Spectrum: {d['spectrum_db']:.1f} dB apart", xscale="log", xlabel="cycles an image", ylabel="dB")
+    middle.set_xticks([2, 5, 10, 20, 50], labels=["2", "5", "10", "20", "50"])
+    middle.set_xticks([], minor=True)
+    right.set(title="Joint space", xlabel="width (px)", ylabel="share of the knees", ylim=(0, 1))
+    for ax in (left, middle, right):
+        ax.grid(True, color="#e5e5e5", linewidth=0.8)
+        ax.tick_params(labelsize=8.5, color=FAINT)
+        ax.legend()
+    return figure
