@@ -10,24 +10,37 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tutorial test lab lint floor clean
+.PHONY: tutorial test lab kit floor notebooks badges clean
 
 tutorial: $(STAMP)
 	$(BIN)/kneeclip tutorial --out build/tutorial
 
 test: $(STAMP) floor
-	$(BIN)/ruff check kneeclip tests notebooks
-	$(BIN)/ruff format --check kneeclip tests
+	$(BIN)/ruff check kneeclip tests tools notebooks
+	$(BIN)/ruff format --check kneeclip tests tools
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
 
+# For a class with a bad network, wheels, sources and pages for a USB stick: make kit KIT="--platform win_amd64 macos_arm64"
+kit: $(STAMP)
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python tools/kit.py $(KIT)
+
 # The lower bounds of pyproject.toml, laid over the environment: do the rooms next to Transformers work there too?
 floor: $(STAMP)
 	test -d $(VENV)/floor || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floor -r tests/floor.txt
 	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py
+
+# For those who change the notebooks: run them on phantoms and keep their outputs; move the badges to another address.
+notebooks: $(STAMP)
+	$(BIN)/python tools/notebooks.py run
+	$(BIN)/python tools/notebooks.py figures
+	$(BIN)/python tools/notebooks.py guide
+
+badges: $(STAMP)
+	$(BIN)/python tools/notebooks.py badges $(ADDRESS)
 
 clean:
 	rm -rf build runs .pytest_cache .ruff_cache .hypothesis

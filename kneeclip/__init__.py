@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "errors": ["KneeError", "KneeWarning"],
+    "reading": ["agreement", "agreement_table"],
     "presets": ["ARMS", "GRADES", "Preset", "Recipe", "get_preset"],
     "data": ["load_knees", "require_split", "tune_mask"],
     "films": ["read_grey"],
@@ -28,20 +29,25 @@ _ROOMS = {
     ],
     "losses": ["clip_koa_loss", "consistency_loss", "symmetry_loss"],
     "training": ["Run", "train"],
+    "ablation": ["compare_arms"],
     "evaluation": ["compare", "evaluate", "expected_grade", "fit_temperature", "flip_average", "mcnemar"],
 }
 _MODULES = [
+    "classroom",
     "data",
     "evaluation",
+    "explain",
     "losses",
     "model",
     "phantom",
     "plots",
     "presets",
+    "probe",
     "prompts",
     "tables",
     "training",
     "widgets",
+    "xray",
 ]
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -32,7 +32,7 @@ LINES = {
     "tune_qwk": ("#d55e00", "--"),
     "tune_flip_agreement": ("#009e73", ":"),
 }
-METRICS = {"accuracy": "accuracy", "qwk": "QWK", "flip_agreement": "flip agreement"}
+METRICS = {"accuracy": "accuracy", "qwk": "QWK", "flip_agreement": "flip agreement", "averaged": "averaged accuracy"}
 INK, FAINT = "#222222", "#666666"
 STYLE = {
     "font.size": 9,

@@ -37,14 +37,26 @@ def draw_patients(patients, n: int, n_boot: int, seed: int, level: float) -> tup
 
 def bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> dict:
     """The metrics of every resample, name -> (B,); NaN where undefined."""
-    K, P = p.shape[1], draws.shape[1]
-    cells = np.bincount((owner * K + grades) * K + p.argmax(1), minlength=P * K * K).reshape(P, K * K)
+    P = draws.shape[1]
+    bins, gap = calibration_gap(p, grades)
+    gaps = np.bincount(owner * BINS + bins, gap, minlength=P * BINS).reshape(P, BINS)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no serious knee drawn, or no other: NaN
+        area = _auc(p[:, 2:].sum(1), grades >= 2, owner, draws)
+    return {
+        **bootstrap_guesses(p.argmax(1), grades, owner, draws, p.shape[1]),
+        "auc_kl2": area,
+        "ece": np.abs(draws @ gaps).sum(1) / (draws @ np.bincount(owner)),
+    }
+
+
+def bootstrap_guesses(guess: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray, K: int) -> dict:
+    """The metrics of every resample that need the guessed grades only, name -> (B,); NaN where undefined."""
+    P = draws.shape[1]
+    cells = np.bincount((owner * K + grades) * K + guess, minlength=P * K * K).reshape(P, K * K)
     matrix = (draws @ cells).reshape(-1, K, K)  # (B, K, K), rows the truth
     truth, guessed, hits = matrix.sum(2), matrix.sum(1), np.diagonal(matrix, axis1=1, axis2=2)  # (B, K)
     n = truth.sum(1)
     apart = np.abs(np.subtract.outer(np.arange(K), np.arange(K)))  # (K, K), in grades
-    bins, gap = calibration_gap(p, grades)
-    gaps = np.bincount(owner * BINS + bins, gap, minlength=P * BINS).reshape(P, BINS)
     with np.errstate(divide="ignore", invalid="ignore"):  # a grade that was not drawn: NaN, and left out
         f1 = np.where(truth > 0, 2 * hits / (truth + guessed), np.nan)
         by_chance = np.einsum("bi,ij,bj->b", truth, apart**2, guessed) / n
@@ -54,8 +66,6 @@ def bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.nd
             "macro_f1": np.nanmean(f1, axis=1),
             "qwk": 1 - (matrix * apart**2).sum((1, 2)) / by_chance,
             "mae": (matrix * apart).sum((1, 2)) / n,
-            "auc_kl2": _auc(p[:, 2:].sum(1), grades >= 2, owner, draws),
-            "ece": np.abs(draws @ gaps).sum(1) / n,
         }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,7 @@ def train(
     out: str | Path | None = None,
     progress: bool = True,
     card: dict | None = None,
+    watch: Callable[[list[dict], list[dict]], None] | None = None,
 ) -> Run:
     """Fine-tune CLIP on graded knees, in place.
 
@@ -95,6 +96,10 @@ def train(
         with a finished run is read back, one with another run is refused.
     card : dict, optional
         Facts that the run's model card states besides its own: preset, data, base model.
+    watch : callable, optional
+        ``watch(history, steps)`` is called after every step, and again when an epoch is judged, with the rows so
+        far (as in `Run`): to look at, not to change. Only the main process calls it, and the weights are the same
+        with and without it. `kneeclip.widgets.live_curve` is one.
 
     Returns
     -------
@@ -111,6 +116,7 @@ def train(
     Notebook: 03.
     """
     accelerator = make_accelerator(recipe.precision)
+    watch = watch if watch is not None and accelerator.is_main_process else lambda history, steps: None
     prompts = as_prompts(prompts)
     data = load_resident(processor, knees, "train", accelerator, recipe, progress)
     tune = load_resident(processor, knees, "tune", accelerator, recipe, progress) if "tune" in knees else None
@@ -142,6 +148,7 @@ def train(
             state.steps.append({"step": state.step, "epoch": epoch, **losses})
             state.step += 1
             bar.update()
+            watch(state.history, state.steps)
             if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
                 state.save(model, optimizer)
         row = _epoch_row(state, epoch, lr)
@@ -152,6 +159,7 @@ def train(
         row["seconds"] = round(time.perf_counter() - start, 2)
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
         state.end_of_epoch(row, model, optimizer)
+        watch(state.history, state.steps)
     bar.close()
     return _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card)
 

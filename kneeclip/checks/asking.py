@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kneeclip.errors import KneeError
+
 
 @dataclass(frozen=True)
 class Question:
@@ -20,8 +22,14 @@ class Open(Exception):
 
 
 def called(function: Callable, *args):
-    """The student's answer; None or ... means that the stub is still open."""
-    value = function(*args)
+    """The student's answer; None or ... means that the stub is still open, and an error in it is told in a sentence."""
+    if not callable(function):
+        raise KneeError("the answer is no function", f"{type(function).__name__}", "give its name, without brackets")
+    try:
+        value = function(*args)
+    except Exception as fault:
+        where = f"{type(fault).__name__}: {fault}"
+        raise KneeError("your function stopped", where, "call it yourself in a cell to see the line") from fault
     if value is None or value is ...:
         raise Open
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kneeclip.checks.asking import Question, called
 from kneeclip.presets import Recipe
@@ -15,23 +15,49 @@ QUESTIONS = {
         reasons={
             "a": "The best of many looks is partly luck, and the luck stays behind: another split tells.",
             "b": "It was chosen because it is high there, so it flatters: the best of many looks is partly luck.",
-            "c": "Choosing by the training loss would favour overfitting, and the question would stay open.",
+            "c": "That avoids one bias and brings in another: the best of many looks at `tune` flatters on `tune`.",
         },
         misconceptions={
-            "b": "",
-            "c": "",
+            "b": "A held-out split stays an honest judge however often one chooses by it.",
+            "c": "Only the training loss can be overfitted; a choice made on other data costs nothing.",
         },
     ),
     "03-2": Question(
         right="b",
         reasons={
+            "a": "Float32 bears large weights: no NaN comes and nothing stops the run. Look at what it predicts.",
+            "b": "Adam moves each weight by about the learning rate, however large the gradient: a few steps of that "
+            "undo the pretraining, and the cheapest thing left to learn is how common each grade is.",
+            "c": "The direction holds only close by, and a step a hundred times longer leaps over every valley.",
+        },
+        misconceptions={
+            "a": "A training that went wrong announces itself with NaN; finite losses mean that all is well.",
+            "c": "The learning rate sets how soon a training arrives, not where.",
+        },
+    ),
+    "03-3": Question(
+        right="c",
+        reasons={
+            "a": "More training brings it closer to the grades it trains on, and those are not the rule's.",
+            "b": "Noise would average out. A habit does not: it moves every small osteophyte the same way.",
+            "c": "It learns this reader's habit, and the habit departs from the rule.",
+        },
+        misconceptions={
+            "a": "Training on labels brings a model closer to the truth, whoever wrote the labels.",
+            "b": "Readers differ by random slips, which a model averages away.",
+        },
+    ),
+    "03-4": Question(
+        right="b",
+        reasons={
             "a": "Before fine-tuning, yes. But the text tower learns along, and any five texts can become labels.",
-            "b": "Fine-tuning can turn any five distinct texts into class labels; the words matter before it, and where data are few.",
+            "b": "Fine-tuning can turn any five distinct texts into class labels. The words matter before it, and "
+            "where data are few.",
             "c": "Nothing in the nonsense texts says anything about knees, so there is nothing to gain from them.",
         },
         misconceptions={
-            "a": "",
-            "c": "",
+            "a": "What a prompt says limits what a fine-tuned model can learn.",
+            "c": "Odd, well-separated texts make better class labels than texts that describe the classes.",
         },
     ),
 }
@@ -39,16 +65,46 @@ QUESTIONS = {
 
 def schedule(rate: Callable[[int, int, float], float]) -> str | None:
     recipe = Recipe(lr=1.0, warmup=0.2)
-    for step in (0, 1, 2, 6, 10):
-        given, expected = called(rate, step, 10, 0.2), learning_rate(step, 10, recipe)
-        if not math.isclose(given, expected, abs_tol=1e-6):
-            part = (
-                "the warm-up rises by equal steps to 1"
-                if step < 2
-                else "after the warm-up comes half a cosine down to 0"
-            )
-            return f"rate({step}, 10, 0.2) gave {given:.3f} instead of {expected:.3f}: {part}."
+    total, share, warm = 10, 0.2, 2
+    mistakes = [
+        (lambda step: step / warm if step < warm else None, "the first step's rate is 0, and nothing would be learnt"),
+        (
+            lambda step: 1 - (step - warm) / (total - warm) if step >= warm else None,
+            "that decay is a straight line; half a cosine leaves the top slowly and arrives slowly",
+        ),
+        (
+            lambda step: 0.5 * (1 + math.cos(math.pi * step / total)) if step >= warm else None,
+            "count the cosine from the end of the warm-up, or the rate falls in a jump there",
+        ),
+    ]
+    for step in (0, 1, 2, 6, 9, 10):
+        given, expected = float(called(rate, step, total, share)), learning_rate(step, total, recipe)
+        if math.isclose(given, expected, abs_tol=1e-6):
+            continue
+        part = "the warm-up rises by equal steps to 1" if step < warm else "after it comes half a cosine down to 0"
+        for mistake, named in mistakes:
+            if mistake(step) is not None and math.isclose(given, mistake(step), abs_tol=1e-6):
+                part = named
+        return f"rate({step}, {total}, {share}) gave {given:.3f} instead of {expected:.3f}: {part}."
     return None
 
 
-EXERCISES = {"03": schedule}
+def accumulation(accumulate: Callable[[Sequence[float], Sequence[int]], float]) -> str | None:
+    for losses, sizes in (([1.0, 2.0], [4, 4]), ([1.0, 3.0], [3, 1]), ([0.5, 2.0, 4.0], [16, 16, 2])):
+        total = sum(loss * size for loss, size in zip(losses, sizes, strict=True))
+        given, expected = float(called(accumulate, list(losses), list(sizes))), total / sum(sizes)
+        if math.isclose(given, expected, abs_tol=1e-6):
+            continue
+        if math.isclose(given, sum(losses) / len(losses), abs_tol=1e-6):
+            why = "that is the mean of the means, in which an image of a small piece counts more than the others"
+        elif math.isclose(given, sum(losses), abs_tol=1e-6):
+            why = "that adds the pieces' means, so the loss grows with the number of pieces"
+        elif math.isclose(given, total, abs_tol=1e-6):
+            why = "that is the sum over the images: divide by their number, over all pieces"
+        else:
+            why = "every image of the batch should count the same"
+        return f"accumulate({losses}, {sizes}) gave {given:.3f} instead of {expected:.3f}: {why}."
+    return None
+
+
+EXERCISES = {"03": schedule, "03-extra": accumulation}

@@ -11,6 +11,20 @@ from kneeclip.losses import consistency_loss
 
 QUESTIONS = {
     "04-1": Question(
+        right="b",
+        reasons={
+            "a": "The grade is defined alike for both sides, but the image is not: this model weighs fixed places, and "
+            "in a left knee medial and lateral have changed theirs.",
+            "b": "To this model a left knee is a mirrored right one, and it has never seen any. Some cues lie on the "
+            "midline or on both sides, so it does not fall all the way.",
+            "c": "Many left knees can still be graded: what lies on the midline, or on both sides of it, looks alike.",
+        },
+        misconceptions={
+            "a": "A label that a flip does not change makes a model that a flip does not change.",
+            "c": "A model carries over to a shifted population either fully or not at all.",
+        },
+    ),
+    "04-2": Question(
         right="c",
         reasons={
             "a": "It is 0 only where both views agree.",
@@ -18,11 +32,11 @@ QUESTIONS = {
             "c": "It is the Bhattacharyya distance of p and p′: at least 0, and 0 exactly when they are equal.",
         },
         misconceptions={
-            "a": "",
-            "b": "",
+            "a": "The mean of two losses is the loss of the mean: that the loss is convex is forgotten.",
+            "b": "Averaging helps on some images and harms on others, as it does for a mean of guesses.",
         },
     ),
-    "04-2": Question(
+    "04-3": Question(
         right="a",
         reasons={
             "a": "Both views get the same five probabilities, so their distance is 0, and every knee is graded alike.",
@@ -30,8 +44,21 @@ QUESTIONS = {
             "c": "The forms are bounded or finite for finite logits; here the two predictions are simply equal.",
         },
         misconceptions={
-            "b": "",
-            "c": "",
+            "b": "Every loss compares a prediction with the truth.",
+            "c": "A useless prediction must have a bad value of every loss.",
+        },
+    ),
+    "04-4": Question(
+        right="b",
+        reasons={
+            "a": "Training makes the views alike on what it has seen, and only about: nothing forces f(x) = f(flip x).",
+            "b": "Swapping the two views swaps the two terms of a sum. It holds for any weights, trained or not, and "
+            "says nothing about accuracy.",
+            "c": "A penalty is traded against the rest of the loss; a finite weight leaves a remainder on new knees.",
+        },
+        misconceptions={
+            "a": "Augmentation builds a symmetry into the model, where it only shows it examples.",
+            "c": "What a loss punishes is impossible after training.",
         },
     ),
 }
@@ -54,4 +81,35 @@ def bhattacharyya(distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     return None
 
 
-EXERCISES = {"04": bhattacharyya}
+def symmetric(symmetrise: Callable[[Callable], Callable]) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 4, 6, generator=generator)
+    places = torch.randn(24, 5, generator=generator)
+
+    def f(x: torch.Tensor) -> torch.Tensor:  # weighs every place by itself: no flip leaves it alone
+        return x.flatten(1) @ places
+
+    made = called(symmetrise, f)
+    if not callable(made):
+        return "symmetrise takes a function and returns a function: def g(x): … and then return g."
+    given = torch.as_tensor(called(made, images))
+    z, z_flip = f(images), f(images.flip(-1))
+    if given.shape != z.shape:
+        return f"for 3 images f gives logits of shape (3, 5), and yours gives {tuple(given.shape)}."
+    if torch.allclose(given, z, atol=1e-5):
+        return "that is f itself: a flip still changes its answer."
+    if torch.allclose(given, (z + f(images.flip(-2))) / 2, atol=1e-5):
+        return "that mirrors top and bottom; left and right are the last axis, x.flip(-1)."
+    if torch.allclose(given, z + z_flip, atol=1e-5):
+        return "that is the sum: right in its argmax, but twice as sure. Average the two."
+    mean = (z.softmax(-1) + z_flip.softmax(-1)) / 2
+    if torch.allclose(given, mean, atol=1e-5) or torch.allclose(given, mean.log(), atol=1e-5):
+        return "that averages probabilities: invariant too, but the identity speaks of averaged logits."
+    if not torch.allclose(given, called(made, images.flip(-1)), atol=1e-5):
+        return "a flip still changes its answer."
+    if not torch.allclose(given, (z + z_flip) / 2, atol=1e-5):
+        return "a flip leaves it alone, but it is not the average of f(x) and f(flip x)."
+    return None
+
+
+EXERCISES = {"04": bhattacharyya, "04-extra": symmetric}

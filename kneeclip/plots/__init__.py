@@ -5,26 +5,60 @@ order in grey print. No function touches pyplot: the last line of a cell shows i
 """
 
 from kneeclip.canvas import ARM_COLOURS, GRADE_COLOURS
-from kneeclip.plots.judging import confusion, forest, reliability, scores
-from kneeclip.plots.knees import class_balance, knee_grid, phantom_comparison, regions
-from kneeclip.plots.learning import history
-from kneeclip.plots.views import arms, identity, view_pair
-from kneeclip.plots.words import similarity_map
+from kneeclip.plots.ablations import differences, gain, one_sided, weights
+from kneeclip.plots.comparing import forest, interval_widths, published, rankings
+from kneeclip.plots.explaining import embedding_map, interventions, map_scores, own_knee, relevance_maps
+from kneeclip.plots.judging import calibration, confusion, reliability, scores
+from kneeclip.plots.knees import class_balance, knee_grid, labelled, phantom_comparison, regions
+from kneeclip.plots.learning import history, loss_curves, schedule
+from kneeclip.plots.readers import ceiling, kappa_spread, leak
+from kneeclip.plots.towers import joint_pixels, plane, preprocessing
+from kneeclip.plots.views import arms, gradients, identity, view_pair, view_scatter
+from kneeclip.plots.words import negation, picked, similarity_map, standings, text_order, tokens
 
 __all__ = [
     "ARM_COLOURS",
     "GRADE_COLOURS",
     "arms",
+    "calibration",
+    "ceiling",
     "class_balance",
     "confusion",
+    "differences",
+    "embedding_map",
     "forest",
+    "gain",
+    "gradients",
     "history",
     "identity",
+    "interval_widths",
+    "interventions",
+    "joint_pixels",
+    "kappa_spread",
     "knee_grid",
+    "labelled",
+    "leak",
+    "loss_curves",
+    "map_scores",
+    "negation",
+    "one_sided",
+    "own_knee",
     "phantom_comparison",
+    "picked",
+    "plane",
+    "preprocessing",
+    "published",
+    "rankings",
     "regions",
+    "relevance_maps",
     "reliability",
+    "schedule",
     "scores",
     "similarity_map",
+    "standings",
+    "text_order",
+    "tokens",
     "view_pair",
+    "view_scatter",
+    "weights",
 ]

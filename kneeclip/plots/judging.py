@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from kneeclip.canvas import FAINT, GRADE_COLOURS, INK, draw_dot, grade_name, new_picture, styled, write_values
-from kneeclip.errors import KneeError
+from kneeclip.canvas import FAINT, GRADE_COLOURS, INK, grade_name, new_picture, styled, write_values
 
 
 @styled
@@ -33,52 +32,67 @@ def confusion(matrix, *, rows: str = "true KL grade", columns: str = "predicted 
 @styled
 def reliability(p, grades, *, world: str = "") -> Figure:
     """Accuracy against the top probability (N, K) in 15 equal bins, above the counts. Notebook: 05."""
-    p, grades = np.asarray(p, float), np.asarray(grades)
+    figure, axes = new_picture(3.9, 4.2, 2, 1, caption=world, sharex=True, height_ratios=(3, 1))
+    _draw_reliability(*axes[:, 0], np.asarray(p, float), np.asarray(grades))
+    figure.align_ylabels()
+    return figure
+
+
+@styled
+def calibration(p, grades, curve: Mapping[str, Sequence], *, at: float, fitted: float | None = None, world: str = ""):
+    """The reliability of p (N, K) at one temperature, beside what all temperatures do. Notebook: 05.
+
+    Parameters
+    ----------
+    p : array (N, K)
+        Probabilities at the temperature `at`.
+    curve : mapping
+        ``temperature`` -> (T,) values, and ``accuracy`` and ``ece`` -> (T,) each.
+    fitted : float, optional
+        The temperature that was fitted on other images.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, axes = new_picture(8.0, 4.2, 2, 2, caption=world, height_ratios=(3, 1), width_ratios=(1, 1.15))
+    axes[0, 0].sharex(axes[1, 0])
+    axes[0, 0].tick_params(labelbottom=False)
+    _draw_reliability(*axes[:, 0], np.asarray(p, float), np.asarray(grades))
+    spec = axes[0, 1].get_gridspec()[:, 1]
+    for ax in axes[:, 1]:
+        ax.remove()
+    ax = figure.add_subplot(spec)
+    ax.tick_params(labelsize=8.5, color=FAINT)
+    ax.grid(True, color="#e5e5e5", linewidth=0.8)
+    ax.plot(curve["temperature"], curve["accuracy"], color="#0072b2", label="accuracy")
+    ax.plot(curve["temperature"], curve["ece"], color="#d55e00", linestyle="--", label="ECE")
+    ax.axvline(at, color=INK, linewidth=1, label=f"shown on the left: {at:.2f}")
+    if fitted is not None:
+        ax.axvline(fitted, color="#009e73", linestyle=":", linewidth=2, label=f"fitted on tune: {fitted:.2f}")
+    ax.set(xlabel="temperature (logits divided by it)", ylabel="accuracy, ECE", ylim=(0, 1), xscale="log")
+    ticks = [t for t in (0.25, 0.5, 1, 2, 4) if curve["temperature"][0] <= t <= curve["temperature"][-1]]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2)
+    return figure
+
+
+def _draw_reliability(above, below, p: np.ndarray, grades: np.ndarray) -> None:
     top, right = p.max(1), p.argmax(1) == grades
     bins = np.clip(np.ceil(top * 15) - 1, 0, 14).astype(int)  # the bins of evaluation's ECE
     counts = np.bincount(bins, minlength=15)
     with np.errstate(invalid="ignore"):
         accuracy, confidence = (np.bincount(bins, x, minlength=15) / counts for x in (right, top))
     ece = np.nansum(np.abs(accuracy - confidence) * counts) / len(p)
-    figure, axes = new_picture(3.9, 4.2, 2, 1, caption=world, sharex=True, height_ratios=(3, 1))
-    above, below = axes[:, 0]
     above.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="calibrated")
     edges = np.arange(15) / 15
     above.bar(edges, accuracy, 1 / 15, align="edge", color="#56b4e9", edgecolor="white", label="accuracy in the bin")
     above.plot(confidence, accuracy, "o", color=INK, markersize=3.5, label="at the bin's mean probability")
-    above.set(ylabel="share of images graded right", ylim=(0, 1), title=f"ECE {ece:.3f} (n = {len(p):,})")
+    above.set(ylabel="share of images graded right", ylim=(0, 1.03), title=f"ECE {ece:.3f} (n = {len(p):,})")
     above.legend(loc="lower left", bbox_to_anchor=(0, 1.08))
     below.bar(edges, counts, 1 / 15, align="edge", color=FAINT, edgecolor="white")
     below.set(xlabel="probability of the predicted grade", ylabel="images", xlim=(0, 1))
-    figure.align_ylabels()
-    return figure
-
-
-@styled
-def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = None, world: str = "") -> Figure:
-    """Estimates with their intervals, one a line. Notebook: 05.
-
-    Parameters
-    ----------
-    rows : sequence of (label, value, low, high) or (label, value, low, high, colour)
-        From the top down; low and high may be None.
-    reference : float, optional
-        Where a dashed line stands: 0 for differences, a published result.
-    """
-    if not len(rows):
-        raise KneeError("there is no estimate to draw")
-    figure, axes = new_picture(6.4, 0.3 * len(rows) + 1.0, caption=world)
-    ax = axes[0, 0]
-    for y, (_, value, low, high, *colour) in enumerate(rows):
-        draw_dot(ax, value, y, None if low is None else (low, high), colour[0] if colour else "#0072b2")
-        text = f"{value:.3f}" if low is None else f"{value:.3f}  [{low:.3f}, {high:.3f}]"
-        ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
-    if reference is not None:
-        ax.axvline(reference, color=FAINT, linestyle="--", linewidth=1, zorder=0)
-    ax.set_yticks(range(len(rows)), [row[0] for row in rows])
-    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6))
-    ax.grid(False, axis="y")
-    return figure
 
 
 @styled

@@ -7,14 +7,21 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import PercentFormatter
+from sklearn.isotonic import isotonic_regression
 
 from kneeclip.canvas import FAINT, GRADE_COLOURS, INK, grade_name, new_picture, show_knee, styled
 from kneeclip.errors import KneeError
 
+MARGIN = 0.45  # of a labelled knee's width, for the names beside it
+HALO = [Stroke(linewidth=2.6, foreground="white"), Normal()]  # an arrow that shows on light and dark
+
 
 @styled
-def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, world: str = "") -> Figure:
+def knee_grid(
+    images: Sequence, grades=None, titles=None, *, columns: int = 5, side: float | None = None, world: str = ""
+) -> Figure:
     """Thumbnails, each framed in the colour of its grade. Notebook: 01.
 
     Parameters
@@ -23,6 +30,8 @@ def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, w
     grades : sequence of N int, optional
     titles : sequence of N str, optional
         What stands above each knee; its grade if nothing is given.
+    side : float, optional
+        Of each knee, in inches.
     """
     if not len(images):
         raise KneeError("there is no image to show")
@@ -31,7 +40,7 @@ def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, w
     if titles is None:
         titles = [""] * len(images) if grades is None else [grade_name(g) for g in grades]
     lines = max(t.count("\n") + 1 for t in titles) if any(titles) else 0
-    side = 1.45 if columns > 3 else 3.0  # inches: a few knees are there to be looked at closely
+    side = side or (1.45 if columns > 3 else 3.0)  # a few knees are there to be looked at closely
     height = (side + 0.15 * lines) * rows + (0.25 if world else 0)
     figure, axes = new_picture(side * columns, height, rows, columns, caption=world)
     for i, ax in enumerate(axes.flat):
@@ -41,6 +50,53 @@ def knee_grid(images: Sequence, grades=None, titles=None, *, columns: int = 5, w
         show_knee(ax, images[i], None if grades is None else grades[i])
         ax.set_title(titles[i], loc="center", fontsize=9, pad=3)
     return figure
+
+
+@styled
+def labelled(
+    images: Sequence, labels: Sequence[Mapping[str, tuple[float, float]]], titles: Sequence[str], *, world: str = ""
+) -> Figure:
+    """Knees whose parts are named in the margins, a line from each name to its place. Notebook: 01.
+
+    Parameters
+    ----------
+    images : sequence of N uint8 arrays (H, W)
+    labels : sequence of N mappings
+        Name -> (x, y) of its place, as shares of the image's width and height from the upper left corner. Names of
+        places in the left half stand on the left.
+    titles : sequence of N str
+    """
+    sides = [[any((x < 0.5) == left for x, _ in parts.values()) for left in (True, False)] for parts in labels]
+    widths = [1 + MARGIN * sum(both) for both in sides]
+    figure, axes = new_picture(
+        2.7 * sum(widths), 2.7 + 0.6, 1, len(images), caption=world, gridspec_kw={"width_ratios": widths}
+    )
+    for ax, image, parts, title, (has_left, has_right) in zip(axes[0], images, labels, titles, sides, strict=True):
+        show_knee(ax, image)
+        height, width = np.asarray(image).shape[:2]
+        ax.set(xlim=(-MARGIN * width * has_left, (1 + MARGIN * has_right) * width), ylim=(height, 0))
+        ax.spines[:].set_visible(False)
+        ax.set_title(title, x=(0.5 + MARGIN * has_left) / (1 + MARGIN * (has_left + has_right)), loc="center")
+        for left in (True, False):
+            own = sorted((y, x, name) for name, (x, y) in parts.items() if (x < 0.5) == left)
+            if not own:
+                continue
+            for place, (y, x, name) in zip(_apart([y for y, _, _ in own]), own, strict=True):
+                ax.annotate(
+                    name,
+                    (x * width, y * height),
+                    ((-0.04 if left else 1.04) * width, place * height),
+                    ha="right" if left else "left",
+                    va="center",
+                    arrowprops={"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0, "path_effects": HALO},
+                )
+    return figure
+
+
+def _apart(heights: Sequence[float], least: float = 0.15) -> np.ndarray:
+    """Ascending heights (0 to 1), moved as little as keeps neighbours `least` apart and all on the page."""
+    steps = least * np.arange(len(heights))
+    return steps + isotonic_regression(np.asarray(heights) - steps, y_min=0.05, y_max=0.95 - steps[-1:].sum())
 
 
 @styled

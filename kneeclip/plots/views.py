@@ -22,6 +22,14 @@ from kneeclip.canvas import (
 )
 from kneeclip.errors import KneeError
 
+#: The forms of the Consistency Loss: colour and dash.
+FORMS = {
+    "js": ("#0072b2", "-"),
+    "kl": ("#d55e00", "--"),
+    "mse": ("#009e73", "-."),
+    "bhattacharyya": ("#cc79a7", ":"),
+}
+
 
 @styled
 def view_pair(image, flipped, p, p_flip, *, world: str = "") -> Figure:
@@ -95,4 +103,46 @@ def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "
     ax.set(xlabel="disagreement of the two views (logits)", ylabel="loss (nats)", xlim=(x.min(), x.max()))
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return figure
+
+
+@styled
+def gradients(apart, losses: Mapping, pulls: Mapping, *, world: str = "") -> Figure:
+    """Each form of the Consistency Loss, and how hard it pulls, as two views drift apart. Notebook: 04.
+
+    Parameters
+    ----------
+    apart : array (N,)
+        Distance of the two views' log-odds, in a case of two grades.
+    losses, pulls : mapping of form -> array (N,)
+        The loss in nats (mse has no unit), and the size of its gradient in one view's log-odds.
+    """
+    figure, axes = new_picture(8.0, 3.3, 1, 2, caption=world)
+    for ax, curves, label in zip(axes[0], (losses, pulls), ("loss", "|gradient| in one view's log-odds"), strict=True):
+        for form, values in curves.items():
+            colour, dash = FORMS[form]
+            ax.plot(apart, values, color=colour, linestyle=dash, label=form, linewidth=2.2 if dash == ":" else 1.6)
+        ax.set(xlabel="how far apart the views' log-odds are", ylabel=label, xlim=(min(apart), max(apart)))
+        ax.set_ylim(bottom=0)
+    axes[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return figure
+
+
+@styled
+def view_scatter(pairs: Mapping[str, tuple], *, world: str = "") -> Figure:
+    """Expected grades of the flipped view over those of the original view; on the dashed line both agree. Notebook: 04.
+
+    Parameters
+    ----------
+    pairs : mapping of title -> (x, y)
+        Expected grades (N,) of the two views, one panel each.
+    """
+    figure, axes = new_picture(3.5 * len(pairs) + 0.3, 3.9, 1, len(pairs), caption=world, sharey=True)
+    ends = np.concatenate([np.ravel(pair) for pair in pairs.values()])
+    low, high = ends.min() - 0.1, ends.max() + 0.1
+    for ax, (title, (x, y)) in zip(axes[0], pairs.items(), strict=True):
+        ax.plot(x, y, ".", color="#0072b2", alpha=0.2, markersize=4, markeredgewidth=0, rasterized=True)
+        ax.plot([low, high], [low, high], color=INK, linestyle="--", linewidth=1)
+        ax.set(xlabel="expected grade, original view", title=title, xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes[0, 0].set_ylabel("expected grade, flipped view")
     return figure
