@@ -36,7 +36,8 @@ if not installed and not os.path.exists(f"{{ROOT}}/pyproject.toml") and not os.p
 if os.path.isdir(CLONE):
     os.chdir(f"{{CLONE}}/{folder}")
 if not installed:
-    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", ROOT]).returncode:
+    pip = [sys.executable, "-m", "pip", "install", "-q", ROOT, "ipywidgets"]
+    if subprocess.run(pip).returncode:
         sys.exit("kneeclip could not be installed: pip says why above this line")
     importlib.invalidate_caches()"""
 VERSIONS = """\
@@ -53,6 +54,14 @@ print(f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
 print(f"transformers {transformers.__version__}")
 print(f"preset {preset.name}: {preset.world}, model {preset.model}, prompts {preset.prompts}")"""
 TIME = re.compile(r"(?<=\*\*Time:\*\* )\d+ s")
+# the figure of each notebook that the README shows: the first one of the cell with this call
+README_FIGURES = {
+    "01": "kc.plots.labelled(",
+    "02": "kc.plots.similarity_map(",
+    "03": "kc.plots.history(",
+    "04": "kc.plots.one_sided(",
+    "05": "kc.plots.rankings(",
+}
 GUIDE = re.compile(r"(?s)(?<=<!-- questions -->\n).*?(?=<!-- end of questions -->)")
 
 
@@ -140,6 +149,29 @@ def run(path: Path) -> float:
     return seconds
 
 
+def figures() -> dict[Path, bytes]:
+    """Where each of the README's figures goes, and its PNG as the notebook shows it."""
+    import base64
+
+    import nbformat
+
+    found = {}
+    for path in sorted(FOLDER.glob("0*.ipynb")):
+        number = path.name[:2]
+        cells = nbformat.read(path, as_version=4).cells
+        shown = [
+            output["data"]["image/png"]
+            for cell in cells
+            if cell.cell_type == "code" and README_FIGURES[number] in cell.source
+            for output in cell.outputs
+            if "image/png" in output.get("data", {})
+        ]
+        if not shown:
+            sys.exit(f"{path.name} shows no figure of {README_FIGURES[number]}…): run it, or name another figure")
+        found[ROOT / "docs" / "figures" / f"{number}.png"] = base64.b64decode(shown[0])
+    return found
+
+
 def guide() -> str:
     """The questions as they stand on the pages, the right choice, and the misconception behind each other one."""
     import nbformat
@@ -171,12 +203,17 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("badges").add_argument("address", nargs="?")
     commands.add_parser("run").add_argument("names", nargs="*", metavar="NAME", help="the start of a notebook's name")
+    commands.add_parser("figures")
     commands.add_parser("guide")
     given = parser.parse_args()
     if given.command == "badges":
         print(
             "\n".join(f"rewritten: {path.relative_to(ROOT)}" for path in badges(given.address)) or "nothing to change"
         )
+    elif given.command == "figures":
+        for path, png in figures().items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(png)
     elif given.command == "guide":
         page = ROOT / "docs" / "teaching.md"
         page.write_text(with_guide(page.read_text(encoding="utf-8")), encoding="utf-8")
