@@ -26,6 +26,7 @@ ROWS = [
     | {"tune_accuracy": 0.4 + 0.1 * e, "tune_qwk": None if e == 0 else 0.5}
     for e in range(3)
 ]
+CURVES = {"lr 1e-5": [2.0, 1.8, 1.7], "lr 1e-2": [2.0, 3.1, 1.6]}
 STEPS = [{"step": s, "epoch": s // 10, "total": 2.2 - 0.02 * s, "consistency": 0.1} for s in range(30)]
 MATRIX = [[5, 1, 0, 0, 0], [2, 3, 1, 0, 0], [0, 1, 6, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 1, 1234]]
 FOREST = [("a", 0.7, 0.6, 0.8), ("b", 0.5, 0.4, 0.55, "#009e73"), ("c", 0.3, None, None)]
@@ -34,18 +35,58 @@ ARMS = [
     for arm in plots.ARM_COLOURS
     for seed in range(2)
 ]
+CURVE = {"temperature": [0.5, 1, 2], "accuracy": [0.7] * 3, "ece": [0.2, 0.1, 0.2]}
+RANKED = [
+    {"name": name, "accuracy": a, "qwk": k, "ci": {"accuracy": [a - 0.1, a + 0.1]}}
+    for name, a, k in (("our model", 0.7, 0.8), ("always one off (constructed)", 0.0, 0.6), ("always KL0", 0.4, 0.0))
+]
+WIDTHS = [("our model", 0.7, (0.65, 0.75), (0.6, 0.8)), ("a constant", 0.0, (0.0, 0.0), (0.0, 0.0))]
+PUBLISHED = [("one", 0.7, 0.65, 0.75, "public code"), ("another", 0.6, 0.55, 0.65, "reported")]
+MASKS = np.zeros((3, 40, 40), bool)
+MASKS[:, 10:20, 5:30] = True
+MAPS = RNG.random((3, 40, 40)) + MASKS
+SCORED = {"lift": {"value": 4.0, "ci": [3.8, 4.2]}, "auc": {"value": 0.9, "ci": None}, "n": 100, "n_patients": 50}
 X = np.linspace(0, 4, 9)
 FIGURES = {
     "knee_grid": lambda **kw: plots.knee_grid([*IMAGES[:-1], Image.fromarray(IMAGES[-1])], GRADES[:7], **kw),
+    "labelled": lambda **kw: plots.labelled(IMAGES[:2], [{"a": (0.1, 0.4)}, {"b": (1, 1)}], "xy", **kw),
+    "kappa_spread": lambda **kw: plots.kappa_spread({"n = 10": X / 4, "n = 200": 0.5 + X / 8}, seen=0.7, **kw),
+    "ceiling": lambda **kw: plots.ceiling([0.9, 0.5], {"A": [0.95, 0.7], "B": [0.92, 0.6]}, seen=0, **kw),
+    "leak": lambda **kw: plots.leak([("x", [0.4, 0.5], [0.3, 0.4], (0.1, 0.02, 0.2))] * 2, chance=0.39, n=1000, **kw),
     "class_balance": lambda **kw: plots.class_balance(COUNTS, **kw),
     "view_pair": lambda **kw: plots.view_pair(IMAGES[0], IMAGES[0][:, ::-1], P[0], P[1], **kw),
     "similarity_map": lambda **kw: plots.similarity_map(COSINES, "ab", columns=["x", "y", "a longer one"], **kw),
     "history": lambda **kw: plots.history(ROWS, steps=STEPS, **kw),
+    "loss_curves": lambda **kw: plots.loss_curves(CURVES, on_top={"ours": [2.0]}, references={"log 5": 1.6}, **kw),
+    "schedule": lambda **kw: plots.schedule([1e-5, 2e-5, 1e-5], CURVES, warm=1, chosen="lr 1e-5", **kw),
     "confusion": lambda **kw: plots.confusion(MATRIX, **kw),
     "reliability": lambda **kw: plots.reliability(P, GRADES, **kw),
     "forest": lambda **kw: plots.forest(FOREST, xlabel="accuracy (n = 300)", reference=0.65, **kw),
     "arms": lambda **kw: plots.arms(ARMS, **kw),
     "scores": lambda **kw: plots.scores(P, GRADES, **kw),
+    "plane": lambda **kw: plots.plane([[1, 0], [0.6, 0.8]], [[0.8, 0.6], [0, 1]], scale=10, **kw),
+    "preprocessing": lambda **kw: plots.preprocessing(
+        IMAGES[0][:30], IMAGES[1][:28, :38], (5, 0, 33, 28), IMAGES[1][:28, 5:33], {"red": (0.48, 0.27)}, **kw
+    ),
+    "joint_pixels": lambda **kw: plots.joint_pixels([("40 px", IMAGES[0], IMAGES[0] > 190, 8)], **kw),
+    "tokens": lambda **kw: plots.tokens([(["a", "$knee$"] * 45, range(90))], title="90 tokens", **kw),
+    "text_order": lambda **kw: plots.text_order({"a": np.eye(5), "b": np.ones((5, 5))}, **kw),
+    "negation": lambda **kw: plots.negation({"spur": {"no": 0.4, "without": 0.9}}, {"truth": [3, 2, 1, 0, 1]}, **kw),
+    "standings": lambda **kw: plots.standings(
+        [("$a", (0.7, 0.6, 0.8), (0.6, 0.5, 0.7)), ("b", (0.7, 0.6, 0.8), (0.65, 0.5, 0.7))],
+        boards=("tune", "test"),
+        **kw,
+    ),
+    "picked": lambda **kw: plots.picked(P[:, 0], P[:, 1], boards=("tune", "test"), **kw),
+    "calibration": lambda **kw: plots.calibration(P, GRADES, CURVE, at=1.5, fitted=0.9, **kw),
+    "rankings": lambda **kw: plots.rankings(RANKED, **kw),
+    "interval_widths": lambda **kw: plots.interval_widths(WIDTHS, xlabel="accuracy (n = 300)", **kw),
+    "published": lambda **kw: plots.published(PUBLISHED, xlabel="accuracy", band=(0.6, 0.7), **kw),
+    "relevance_maps": lambda **kw: plots.relevance_maps(IMAGES[:3], MASKS, {"a": MAPS, "b": MAPS[0]}, "xyz", **kw),
+    "map_scores": lambda **kw: plots.map_scores([("a map", SCORED), ("another", SCORED)], **kw),
+    "interventions": lambda **kw: plots.interventions([("a beak", 2, 0.9, 0.7, 1.1), ("a cyst", 0, 0, 0, 0)], **kw),
+    "embedding_map": lambda **kw: plots.embedding_map(P[:, :2], GRADES, P[:5, 1:3], (0.6, 0.2), **kw),
+    "own_knee": lambda **kw: plots.own_knee(IMAGES[0], P[0], ["never for diagnosis", "not square"], **kw),
     "identity": lambda **kw: plots.identity(X, 0.3 + X**2, np.full(9, 0.3), X**2, **kw),
 }
 
@@ -78,15 +119,36 @@ def test_every_figure_draws_names_its_world_and_fits_its_page(name):
 
 LABELS = {
     "class_balance": ["KL grade", "share of the split's images"],
+    "kappa_spread": ["κ of the two readers, quadratic weights", "share of the draws"],
+    "ceiling": ["the two readers give the same grade", "the rule and one reader give the same grade"],
+    "leak": ["accuracy (n = 1,000)", "accuracy gained by the leak, 95 % interval"],
     "view_pair": ["KL grade", "probability"],
     "similarity_map": ["cosine similarity"],
     "history": ["step", "mean loss (nats)", "on tune, original view", "learning rate"],
+    "loss_curves": ["step", "loss of the step (nats)"],
+    "schedule": ["step", "learning rate", "loss of the step (nats)"],
     "confusion": ["predicted KL grade", "true KL grade (its images)", "share of the row"],
     "reliability": ["probability of the predicted grade", "share of images graded right", "images"],
     "forest": ["accuracy (n = 300)"],
     "arms": ["accuracy", "QWK"],
     "scores": ["expected grade (KL grades)", "true grade"],
+    "calibration": ["probability of the predicted grade", "share of images graded right", "images"]
+    + ["temperature (logits divided by it)", "accuracy, ECE"],
+    "rankings": ["accuracy", "QWK"],
+    "interval_widths": ["accuracy (n = 300)"],
+    "published": ["accuracy"],
+    "relevance_maps": ["regions (the truth)", "a", "b"],
+    "map_scores": ["lift (share of the map ÷ share of the area)", "pixel AUC"],
+    "interventions": ["mean change of the grade (KL grades)"],
+    "embedding_map": ["first principal axis (60% of the variance)", "second principal axis (20%)"],
+    "own_knee": ["probability"],
     "identity": ["disagreement of the two views (logits)", "loss (nats)"],
+    "plane": ["first coordinate", "second coordinate", "logit scale", "probability of the nearest prompt"],
+    "preprocessing": ["hatched: cut off", "grey level (0 to 255)", "value the tower reads"],
+    "text_order": ["KL grade", "grades apart", "cosine of two texts", "cosine"],
+    "negation": ["cosine with the text that affirms it", "KL grade", "images (n = 7)"],
+    "standings": ["QWK and its 95 % interval"],
+    "picked": ["QWK on tune", "QWK on test"],
 }
 
 

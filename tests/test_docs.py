@@ -1,0 +1,166 @@
+"""The documents: their links lead somewhere, and their numbers are those of the files that they cite."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
+CARDS = ("DATA_CARD.md", "MODEL_CARD.md", "reporting.md", "teaching.md", "glossary.md")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+
+
+def read(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def table(text, heading):
+    """Cells of the rows below the table's head whose first cell is `heading`."""
+    lines = iter(text.splitlines())
+    next(line for line in lines if line.startswith(f"| {heading} |"))
+    next(lines)
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"https?://|mailto:", target):
+            path, _, anchor = target.partition("#")
+            there = (page.parent / path) if path else page
+            assert there.exists(), target
+            if anchor:
+                heads = re.findall(r"(?m)^#+ (.*)$", there.read_text(encoding="utf-8"))
+                assert anchor in [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads], target
+
+
+@pytest.mark.parametrize("name", CARDS[:2] + CARDS[3:4])
+def test_cards_and_guide_say_what_it_is_not_for(name):
+    assert "never for diagnosis" in read(name).lower()
+
+
+def test_the_glossary_is_in_alphabetical_order_and_names_notebooks():
+    entries = re.findall(r"(?ms)^\*\*([^*]+)\*\*: (.*?)(?:\n\n|\Z)", read("glossary.md"))
+    assert len(entries) > 50
+    words = [re.sub(r"[^a-z ]", "", word.lower().replace("-", " ")) for word, _ in entries]
+    assert words == sorted(words)
+    assert len(set(words)) == len(words)
+    for word, text in entries:
+        assert re.search(r"\(0[1-5]\)$", text.strip()), word
+
+
+def test_the_glossary_knows_the_concepts_of_every_notebook():
+    known = read("glossary.md").lower()
+    for path in NOTEBOOKS:
+        first = nbformat.read(path, as_version=4).cells[0].source
+        concepts = re.search(r"(?s)\*\*Concepts:?\*\*:?(.*?)(?:\n\n|\Z)", first).group(1)
+        for concept in concepts.strip(" .\n").split("·"):
+            words = [word.rstrip("s") for word in re.findall(r"\w{4,}", concept.lower())]
+            assert any(word in known for word in words), f"{path.stem}: {concept.strip()}"
+
+
+def test_the_questions_of_the_teaching_guide_are_those_of_the_notebooks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import notebooks
+
+    text = read("teaching.md")
+    assert text.count("<!-- questions -->") == text.count("<!-- end of questions -->") == 1
+    assert notebooks.with_guide(text) == text, "run python tools/notebooks.py guide"
+    sys.modules.pop("notebooks")
+
+
+def test_the_90_minutes_are_90_and_those_of_the_notebooks():
+    parts = re.findall(r"(?ms)^### (0\d) .*? · (\d+) minutes\n(.*?)(?=^#|^\*\*)", read("teaching.md"))
+    assert [number for number, _, _ in parts] == [path.stem[:2] for path in NOTEBOOKS]
+    assert sum(int(minutes) for _, minutes, _ in parts) == 90
+    for (_, minutes, plan), path in zip(parts, NOTEBOOKS, strict=True):
+        spans = [tuple(map(int, span)) for span in re.findall(r"(?m)^\| (\d+)–(\d+) \|", plan)]
+        assert [spans[0][0], *(end for _, end in spans)] == [*(start for start, _ in spans), int(minutes)]
+        promised = re.search(r"In class: (\d+) minutes", nbformat.read(path, as_version=4).cells[0].source)
+        assert promised and promised.group(1) == minutes, path.stem
+
+
+def test_the_numbers_of_the_model_card_are_those_of_the_results():
+    files = ("phantoms/zero_shot.json", "first_real_run/zero_shot.json", "first_real_run/pretrained.json")
+    reports = [json.loads((ROOT / "results" / name).read_text(encoding="utf-8")) for name in files]
+    text = read("MODEL_CARD.md")
+    shown = {row[0]: row[1:] for row in table(text, "metric")}
+    names = {
+        "accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "macro-F1": "macro_f1", "QWK": "qwk",
+        "MAE (grades)": "mae", "AUC for KL ≥ 2": "auc_kl2", "ECE": "ece", "flip agreement": "flip_agreement",
+    }  # fmt: skip
+    for label, key in names.items():
+        assert shown.pop(label) == [with_interval(report, key) for report in reports]
+    averaged = [with_interval(report["averaged"], "accuracy") for report in reports]
+    assert shown.pop("accuracy, flip-averaged") == averaged
+    recalls = [" / ".join(f"{row['recall']:.2f}" for row in report["per_grade"]) for report in reports]
+    assert shown.pop("recall of KL0 / 1 / 2 / 3 / 4") == recalls
+    assert not shown
+    head = next(line for line in text.splitlines() if line.startswith("| metric |"))
+    assert [int(n) for n in re.findall(r"n = (\d+)", head)] == [report["n"] for report in reports]
+    assert f"finds {reports[2]['confusion'][1][1]} of the {reports[2]['per_grade'][1]['n']} KL1 knees" in text
+    assert {report["split"] for report in reports} == {"validation"}
+    assert {report["n_boot"] for report in reports} == {1000}
+
+
+def with_interval(report, key):
+    low, high = report["ci"][key]
+    return f"{report[key]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def test_the_model_card_counts_the_weights_that_are_shipped():
+    from kneeclip.model import load_clip
+    from kneeclip.pretrain import Pretraining
+
+    model, _ = load_clip("phantom-clip")
+    assert f"{sum(weights.numel() for weights in model.parameters()):,} weights" in read("MODEL_CARD.md")
+    assert f"{2 * Pretraining().patients:,} captioned phantoms" in read("MODEL_CARD.md")
+
+
+def test_the_data_card_counts_as_the_audit_and_the_presets_do():
+    from kneeclip.auditing import CARD, CARD_PATIENTS
+    from kneeclip.data import PHANTOM_SPLITS
+    from kneeclip.pretrain import Pretraining
+
+    real, phantoms = read("DATA_CARD.md").split("## Phantom knees")
+    rows = {row[0]: tuple(map(int, row[1:])) for row in table(real, "split")}
+    assert rows == {split: (*CARD[split], sum(CARD[split]), CARD_PATIENTS[split]) for split in CARD}
+    settings = Pretraining()
+    expected = {split: (n, 2 * n, seed) for split, (n, seed) in PHANTOM_SPLITS.items()}
+    expected["pretraining of `phantom-clip`"] = (settings.patients, 2 * settings.patients, settings.seed)
+    expected["watched during pretraining"] = (settings.held_out, 2 * settings.held_out, settings.seed + 1)
+    assert {row[0]: tuple(map(int, row[1:])) for row in table(phantoms, "split")} == expected
+
+
+@pytest.mark.real
+def test_the_data_card_counts_what_lies_there(real_data):
+    from kneeclip.films import list_films
+
+    rows = {row[0]: list(map(int, row[1:])) for row in table(read("DATA_CARD.md"), "split")}
+    films = list_films(real_data).films
+    for split in sorted({film.split for film in films}):
+        here = [film for film in films if film.split == split]
+        counted = [sum(film.grade == grade for film in here) for grade in range(5)]
+        assert rows[split] == [*counted, len(here), len({film.patient for film in here})]
+
+
+def test_the_reporting_checklist_names_what_is_recorded():
+    text = " ".join(read("reporting.md").split())
+    record = json.loads((ROOT / "results/first_real_run/pretrained/run.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "results/first_real_run/pretrained.json").read_text(encoding="utf-8"))
+    for name in ("base", "sides", "recipe", "notes", "seconds", "environment", "best_epoch", "temperature"):
+        assert name in record and f"`{name}" in text, name
+    for name in ("world", "confusion", "per_grade", "ci", "n_boot", "level", "n_patients", "averaged", "ece"):
+        assert name in report and f"`{name}`" in text, name
+    assert {"arm", "consistency", "weight", "select"} <= set(record["recipe"])
+    for name in ("CLAIM", "TRIPOD+AI", "STARD-AI", "DECIDE-AI", "informed by, and not compliant"):
+        assert name in text
