@@ -23,7 +23,7 @@ spec.loader.exec_module(tool)
 def read(path):
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
-    book.path = path
+    object.__setattr__(book, "path", path)  # beside the notebook: an item of it would be written into the file
     return book
 
 

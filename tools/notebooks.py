@@ -58,7 +58,7 @@ TIME = re.compile(r"(?<=\*\*Time:\*\* )\d+ s")
 README_FIGURES = {
     "01": "kc.plots.labelled(",
     "02": "kc.plots.similarity_map(",
-    "03": "kc.plots.history(",
+    "03": "kc.widgets.live_curve(",
     "04": "kc.plots.one_sided(",
     "05": "kc.plots.rankings(",
 }
