@@ -134,10 +134,15 @@ def _losses(ax, curves, on_top, references, chosen="") -> None:
     for name, values in on_top.items():
         ring = dict(linestyle="", marker="o", markersize=11, markerfacecolor="none", markeredgewidth=1.6)
         ax.plot(range(1, len(values) + 1), values, color="#d55e00", label=name, **ring)
-    for name, value in references.items():
+    high = 1.08 * max(ax.dataLim.y1, *references.values()) if references else 1.08 * ax.dataLim.y1
+    below = None
+    for name, value in sorted(references.items(), key=lambda reference: reference[1]):
         ax.axhline(value, color=FAINT, linestyle=":", linewidth=1.3, zorder=1)
-        ax.annotate(name, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=FAINT)
+        # a line's name stands at its end; of two lines close together the upper one's moves up
+        y = value if below is None else max(value, below + 0.07 * high)
+        ax.annotate(name, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=FAINT)
+        below = y
     ax.set(xlabel="step", ylabel="loss of the step (nats)", xlim=(0.5, last + 0.5))
-    ax.set_ylim(0, 1.08 * ax.dataLim.y1)
+    ax.set_ylim(0, high)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, columnspacing=1.2)
