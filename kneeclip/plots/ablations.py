@@ -15,7 +15,7 @@ from kneeclip.errors import KneeError
 #: Right and left knees: colour and marker.
 SIDES = {"right": ("#0072b2", "o", "right knees"), "left": ("#d55e00", "s", "left knees")}
 #: What a model was trained on: colour, marker, dash.
-TRAINED = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"), ("#009e73", "D", "-."))
+TRAINED = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#009e73", "D", "-."))
 
 
 @styled
