@@ -108,10 +108,17 @@ def _augment(x: torch.Tensor, u: torch.Tensor, strength: float) -> torch.Tensor:
     u = u * strength
     angle, zoom = u[:, 0] * math.radians(10), 1 + 0.12 * u[:, 1]
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    theta = torch.stack([cos, -sin, 0.16 * u[:, 2], sin, cos, 0.16 * u[:, 3]], -1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, [len(x), 1, *x.shape[1:]], align_corners=False)
-    edge = 1 - 1 / x.shape[-1]  # what lies outside takes the border's value; Apple's GPUs lack padding_mode="border"
-    x = F.grid_sample(x[:, None], grid.clamp(-edge, edge), align_corners=False)[:, 0]
+    cos, sin, right, down = (value[:, None, None] for value in (cos, sin, 0.16 * u[:, 2], 0.16 * u[:, 3]))
+    size = x.shape[-1]
+    axis = (2 * torch.arange(size, device=x.device) + 1) / size - 1  # the pixels' centres, −1 to 1
+    column, row = axis[None, None, :], axis[None, :, None]
+    # F.affine_grid's formula and many times quicker than its product of matrices with three columns
+    grid = torch.empty(len(x), 2, size, size, device=x.device)
+    grid[:, 0], grid[:, 1] = cos * column - (sin * row - right), sin * column + (cos * row + down)
+    edge = 1 - 1 / size  # what lies outside takes the border's value; Apple's GPUs lack padding_mode="border"
+    grid = grid.clamp_(-edge, edge).permute(0, 2, 3, 1)  # (N, S, S, 2)
+    x = F.grid_sample(x[:, None], grid, align_corners=False)[:, 0]
     mean = x.mean((1, 2), keepdim=True)
-    x = (x - mean) * (1 + 0.3 * u[:, 4, None, None]) + mean + 30 * u[:, 5, None, None]
-    return x.clamp(0, 255)
+    # in place: a step's largest arrays would be allocated anew for every sign
+    x.sub_(mean).mul_(1 + 0.3 * u[:, 4, None, None]).add_(mean).add_(30 * u[:, 5, None, None])
+    return x.clamp_(0, 255)

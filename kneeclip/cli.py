@@ -226,6 +226,42 @@ def predict(
     _write_json(json_file, rows)
 
 
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(metavar="step|data|eval|gpu")],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="may be given twice; vit-b16: the paper's, random weights")
+    ] = None,
+    data: DataOption = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="rounds, every contender once in each")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="steps timed in a round")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="of torch")] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Time training, reading or prediction beside a floor and a rival, in one process and in turns."""
+    known = ("step", "data", "eval", "gpu")
+    if what not in known:
+        raise KneeError("there is no such bench", what, f"choose one of {', '.join(known)}")
+    if what == "gpu":
+        from kneeclip.gpu import bench_gpu as timed
+    else:
+        from kneeclip import bench as benches
+
+        timed = getattr(benches, f"bench_{what}")
+    from kneeclip.laps import rows
+    from kneeclip.tables import Table
+
+    data = data or os.environ.get("KNEECLIP_DATA")
+    given = _given(batch_size=batch_size, repeats=repeats, steps=steps, threads=threads)
+    numbers = timed(model or None, data, **given)
+    typer.echo(f"{numbers['machine']}, {numbers['environment']['threads']} threads; {numbers['world']}")
+    typer.echo(str(Table(rows(numbers))))
+    if "memory" in numbers:
+        typer.echo(str(Table(numbers["memory"])))
+    _write_json(json_file, numbers)
+
+
 def _preset(name: str | None, data: str | None):
     from kneeclip.presets import get_preset
 

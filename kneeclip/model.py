@@ -20,6 +20,7 @@ from kneeclip.errors import KneeError
 from kneeclip.films import to_grey
 from kneeclip.loading import load_clip, save_clip
 from kneeclip.prompts import CONTEXT, PromptSet, as_prompts, check_prompts
+from kneeclip.tower import image_features
 
 __all__ = ["load_clip", "save_clip"]  # from loading.py: to a reader both belong to the model
 
@@ -81,7 +82,7 @@ def to_pixel_values(processor: CLIPProcessor, pixels: torch.Tensor | np.ndarray)
     pixels = torch.as_tensor(pixels)
     mean = torch.tensor(processor.image_processor.image_mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(processor.image_processor.image_std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float()[:, None] / 255 - mean) / std
+    return (pixels.float()[:, None] / 255 - mean).div_(std)  # in place: it is the largest array of a step's views
 
 
 def tokenize(model: CLIPModel, processor: CLIPProcessor, prompts: PromptSet | str | Sequence) -> torch.Tensor:
@@ -132,7 +133,7 @@ def encode_images(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
     -----
     Gradients flow. Notebook: 02.
     """
-    x = model.get_image_features(pixel_values=pixels.to(model.device)).pooler_output  # (N, D)
+    x = image_features(model, pixels.to(model.device))  # (N, D)
     return F.normalize(x, dim=-1)
 
 

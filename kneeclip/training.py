@@ -123,7 +123,9 @@ def train(
     tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
 
     grader = Grader(model.to(accelerator.device).train(), prompts.counts)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr, betas=BETAS, eps=EPS)
+    # fused: one pass over the weights; under loss scaling it would hide from Accelerate that a step was skipped
+    groups, fused = parameter_groups(model, recipe.weight_decay), recipe.precision != "fp16"
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=BETAS, eps=EPS, fused=fused)
     grader, optimizer = accelerator.prepare(grader, optimizer)
 
     state = RunState(out, recipe.select, accelerator)

@@ -208,3 +208,29 @@ def test_an_unreachable_hub_gives_one_sentence():
 def test_a_prompt_too_long_is_refused_before_it_is_cut(tiny):
     with pytest.raises(KneeError, match="77"):
         encode_texts(*tiny, as_prompts(["a", "b", "severe " * 90, "d", "e"]))
+
+
+@pytest.mark.parametrize("build", ["published", "eager", "listened to"])
+def test_the_last_layer_for_the_class_token_alone_is_the_whole_layers_answer(tiny, build):
+    """Embeddings and gradients are Transformers' own, also where only its own path will do."""
+    from kneeclip.tower import image_features
+
+    model, _ = tiny
+    tower, calls = model.vision_model, []
+    if build == "eager":
+        model.set_attn_implementation("eager")
+    if build == "listened to":
+        tower.encoder.layers[-1].register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, features in (
+        ("theirs", lambda: model.get_image_features(pixel_values=x).pooler_output),
+        ("ours", lambda: image_features(model, x)),
+    ):
+        model.zero_grad()
+        X = features()
+        X.square().sum().backward()
+        found[name] = [X, *[p.grad.clone() for p in tower.parameters()], model.visual_projection.weight.grad.clone()]
+    for a, b in zip(found["ours"], found["theirs"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert len(calls) == (2 if build == "listened to" else 0)

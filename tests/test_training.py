@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kneeclip import training
 from kneeclip.batches import epoch_plan, load_resident, make_views
@@ -82,6 +84,24 @@ def test_both_views_share_one_augmentation_and_it_is_keyed_by_image():
     assert (views[:6] - images).abs().mean() > 3
     alone = make_views(images[2:3], mirror[2:3], draws[2:3], recipe)
     torch.testing.assert_close(alone[0], views[2], rtol=0, atol=1e-3)
+
+
+def test_the_augmentation_turns_zooms_and_shifts_as_affine_grid_does():
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    image = (4 * x + 5 * y).expand(6, 28, 28).clone()  # smooth: a wrong sign or axis moves it by whole grey levels
+    draws = torch.rand(6, 7, generator=generator)
+    draws[:, 4:6] = 0.5  # neither contrast nor brightness
+    u = draws * 2 - 1
+    angle, zoom = u[:, 0] * math.radians(10), 1 + 0.12 * u[:, 1]
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    theta = torch.stack([cos, -sin, 0.16 * u[:, 2], sin, cos, 0.16 * u[:, 3]], -1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [6, 1, 28, 28], align_corners=False).clamp(-27 / 28, 27 / 28)
+    expected = F.grid_sample(image[:, None], grid, align_corners=False)[:, 0]
+    before = image.clone()
+    views = make_views(image.to(torch.uint8), torch.zeros(6, dtype=bool), draws, Recipe(arm="clip", augment=1.0))
+    assert torch.equal(image, before) and (expected - image).abs().mean() > 2
+    torch.testing.assert_close(views, expected, rtol=0, atol=1e-2)
 
 
 def test_the_epoch_plan_is_a_permutation_drawn_from_seed_and_epoch(tiny, arrays, recipe):
