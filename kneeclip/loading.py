@@ -105,6 +105,9 @@ def _locate(name: str) -> str:
         return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
+        done = any((path / name).exists() for name in ("run.json", "pretraining.json"))
+        if (path / "checkpoint.safetensors").exists() and not done:
+            raise KneeError("the training in this folder is not finished", path, "give its command again: it resumes")
         if not (path / "config.json").exists():
             raise KneeError("the folder holds no model: there is no config.json", path, "name a Transformers folder")
         if not any(path.glob("*.safetensors")) and any([*path.glob("*.bin"), *path.glob("*.pt")]):

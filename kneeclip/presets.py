@@ -7,6 +7,7 @@ frozen: a variation is a new object, ``dataclasses.replace(recipe, arm="clip")``
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 
@@ -57,12 +58,18 @@ class Recipe:
                 value = getattr(self, name)
                 raise KneeError(f"the recipe's {name} can't be {value!r}", f"{name}={value!r}", remedy)
 
+        for field in dataclasses.fields(self):  # from a file a number comes as text, or true as 1
+            value, kind = getattr(self, field.name), field.type.removesuffix(" | None")
+            if kind in ("int", "float") and not (value is None and kind != field.type):
+                number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                ok = number and (kind == "float" or isinstance(value, int))
+                check(ok, field.name, "give a whole number" if kind == "int" else "give a number")
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         forms = ("js", "kl", "mse", "bhattacharyya")
         check(self.consistency in forms, "consistency", f"choose one of {', '.join(forms)}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "choose no, bf16 or fp16")
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
-        for name in ("weight", "weight_decay", "augment", "save_every"):
+        for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
         for name in ("epochs", "batch_size"):
             check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")
