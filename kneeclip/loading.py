@@ -47,7 +47,7 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     """
     source = _locate(str(name))
     with _quiet():
-        config = _explained(lambda: CLIPConfig.from_pretrained(source), name, "config.json")
+        config = _explained(lambda: _config(source), name, "config.json")
         if fresh_seed is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(fresh_seed)
@@ -124,6 +124,13 @@ def _locate(name: str) -> str:
             f"name a folder with a config.json, a hub id such as openai/clip-vit-base-patch16, or {', '.join(BUNDLED)}",
         )
     return name
+
+
+def _config(source: str) -> CLIPConfig:
+    # what a config leaves out becomes ViT-B/32's: hundreds of megabytes, built only to find that nothing fits
+    if not {"text_config", "vision_config"} <= CLIPConfig.get_config_dict(source)[0].keys():
+        raise ValueError("it describes no two towers")
+    return CLIPConfig.from_pretrained(source)
 
 
 def _explained(load, name, part: str):
