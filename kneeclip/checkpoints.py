@@ -174,6 +174,9 @@ class RunState:
             raise KneeError("the checkpoint does not fit this run", self.checkpoint, DAMAGED) from error
 
     def _take(self, tensors, meta, model, optimizer):
+        kinds = {"step": int, "history": list, "steps": list, "best": int | float, "best_epoch": int}
+        if odd := [name for name, kind in kinds.items() if not isinstance(meta[name], kind)]:
+            raise TypeError(", ".join(odd))
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
         model.load_state_dict(weights)
         load_optimizer(optimizer, tensors)
