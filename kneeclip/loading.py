@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -89,9 +90,11 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
             for path in sorted(Path(tmp).iterdir()):
                 path.chmod(0o644)  # safetensors writes for the owner alone
                 os.replace(path, folder / path.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise KneeError(
-            f"the model can't be saved ({error.strerror or error})", folder, "free some space or choose another folder"
+            f"the model can't be saved ({getattr(error, 'strerror', None) or error})",
+            folder,
+            "free some space or choose another folder",
         ) from error
     return folder
 

@@ -225,8 +225,9 @@ def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, pr
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, "sum")
     values = dict(zip(sums, stacked.tolist(), strict=True))
-    # with loss scaling an infinite gradient is ordinary: the optimizer skips the step and the scale is lowered
-    checked = [*values.values(), 0.0 if accelerator.scaler is not None else float(norm)]
+    # with loss scaling an infinite gradient is ordinary: the optimizer skips the step and the scale is lowered, to 1
+    scaled = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    checked = [*values.values(), 0.0 if scaled else float(norm)]
     if not all(map(math.isfinite, checked)):
         raise KneeError(
             "the loss or its gradient is no longer finite",

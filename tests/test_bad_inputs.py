@@ -10,6 +10,7 @@ import shutil
 import stat
 import struct
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -22,6 +23,8 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from kneeclip import cli
+from kneeclip.errors import KneeError
+from kneeclip.films import list_films, read_film
 
 
 class World:
@@ -329,6 +332,17 @@ def test_one_sentence_and_nothing_lost(case, runs, tiny_folder, tmp_path, monkey
     assert not [w.message for w in warned if not issubclass(w.category, hidden)], "a shell shows warnings too"
     for path, content in before.items():
         assert path.read_bytes() == content, path
+
+
+def test_a_zip_that_denies_being_a_bomb_costs_no_memory(tiny_folder, tmp_path):
+    world = World(tmp_path, tiny_folder, tmp_path, tmp_path)
+    listing = list_films(lying(world.zip(("train/0/9000009L.bmp", bytes(2**26)))))
+    (film,) = (film for film in listing.films if film.patient == "9000009")
+    tracemalloc.start()
+    with pytest.raises(KneeError, match="9000009L.bmp"):
+        read_film(listing, film)
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
 
 
 # --- what must simply work ---------------------------------------------------------------------------------------

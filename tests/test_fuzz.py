@@ -31,7 +31,7 @@ from kneeclip.prompts import BUILT_IN, PromptSet, read_prompts
 
 # no deadline: a busy machine is no fault; derandomised in the suite: what passed here passes elsewhere
 common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("short", max_examples=60, derandomize=True, database=None, **common)
+settings.register_profile("short", max_examples=100, derandomize=True, database=None, **common)
 settings.register_profile("long", max_examples=5000, **common)
 if settings.get_current_profile_name() != "long":
     settings.load_profile("short")
