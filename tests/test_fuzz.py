@@ -29,12 +29,11 @@ from kneeclip.films import list_films, read_film, read_grey
 from kneeclip.presets import Recipe
 from kneeclip.prompts import BUILT_IN, PromptSet, read_prompts
 
-# no deadline: a busy machine is no fault; derandomised in the suite: what passed here passes elsewhere
-common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("short", max_examples=100, derandomize=True, database=None, **common)
-settings.register_profile("long", max_examples=5000, **common)
-if settings.get_current_profile_name() != "long":
-    settings.load_profile("short")
+EXAMPLES = int(os.environ.get("KNEECLIP_FUZZ", 100))
+# in the suite always the same ones, so that it passes or fails everywhere; a busy machine is no fault: no deadline
+fuzz = settings(
+    max_examples=EXAMPLES, derandomize=EXAMPLES <= 100, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +85,7 @@ anything = st.recursive(
 PICTURES = [picture(form) for form in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")]
 
 
+@fuzz
 @given(damaged(PICTURES))
 def test_images(raw):
     with sentence_or_value():
@@ -93,6 +93,7 @@ def test_images(raw):
         assert image.mode == "L" and min(image.size) >= 16
 
 
+@fuzz
 @given(damaged([archive(), archive(("train/0/9000000L.png", b"")), archive(("../../x", b"x"))]))
 def test_zips(place, raw):
     path = place / "some.zip"
@@ -110,6 +111,7 @@ part = st.sampled_from(
 )
 
 
+@fuzz
 @given(st.lists(st.lists(part, min_size=1, max_size=5).map("/".join).filter(bool), max_size=5, unique=True))
 def test_names_inside_zips_never_point_outside(place, names):
     path = place / "names.zip"
@@ -127,6 +129,7 @@ def sound_state(place) -> bytes:
     return (place / "sound").read_bytes()
 
 
+@fuzz
 @given(st.data())
 def test_checkpoints(place, data):
     (place / "state").write_bytes(data.draw(damaged([sound_state(place)])))
@@ -135,6 +138,7 @@ def test_checkpoints(place, data):
         assert isinstance(meta, dict) and all(torch.is_tensor(value) for value in tensors.values())
 
 
+@fuzz
 @given(
     st.dictionaries(
         st.sampled_from(["step", "history", "steps", "best", "best_epoch", "fingerprint", "scaler"]), anything
@@ -157,6 +161,7 @@ json_files = damaged([json.dumps(BUILT_IN["ensemble"].texts).encode(), b'{"name"
 )
 
 
+@fuzz
 @given(json_files)
 @example(b"[" * 100_000)
 @example(b"1" * 5000)
@@ -167,6 +172,7 @@ def test_prompt_files(place, raw):
         assert isinstance(prompts, PromptSet) and len(prompts.counts) == 5
 
 
+@fuzz
 @given(json_files, json_files | st.just(json.dumps({"recipe": {"arm": "clip"}, "preset": "knees"}).encode()))
 def test_run_records(place, prompts, record):
     (place / "run").mkdir(exist_ok=True)
@@ -182,6 +188,7 @@ def packed(content: bytes) -> str:
     return TAG + base64.urlsafe_b64encode(zlib.compress(content)).decode().rstrip("=")
 
 
+@fuzz
 @given(
     damaged([to_code("Ada", "criteria").encode()]).map(lambda raw: raw.decode("latin-1"))
     | st.text(max_size=60).map(lambda text: TAG + text)
@@ -197,6 +204,7 @@ def test_codes_of_the_class(code):
         assert name and isinstance(prompts, PromptSet)
 
 
+@fuzz
 @given(st.dictionaries(st.sampled_from([*Recipe.__dataclass_fields__]), anything, max_size=3))
 def test_recipes(fields):
     with sentence_or_value():

@@ -61,7 +61,7 @@ def test_no_fork_no_shell_no_pickle_and_text_has_its_encoding(path):
             mode = words.get("mode") or (ast.unparse(node.args[name == "open"]) if len(node.args) > 1 else "'r'")
             assert "b" in mode or "encoding" in words or name != "open", where
     text = path.read_text(encoding="utf-8")
-    for word in ("/dev/null", "/tmp/", "import fcntl", "import resource", "import pickle"):
+    for word in ("/dev/null", "import fcntl", "import resource", "import pickle"):
         assert word not in text, f"{path.name}: {word}"
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_from_a_stranger_runs_nothing(tiny_folder, tmp_path):
 
 
 def test_a_console_of_another_alphabet_still_gets_its_sentence(tmp_path):
-    words = [sys.executable, "-m", "kneeclip", "evaluate", "no such model, 膝"]
+    words = [sys.executable, "-m", "kneeclip", "膝"]
     env = {**os.environ, "PYTHONIOENCODING": "cp437", "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run(words, capture_output=True, env=env, timeout=120)
     said = done.stderr.decode("cp437")
