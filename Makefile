@@ -10,7 +10,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tutorial test lab kit floor notebooks badges clean
+.PHONY: tutorial test lab kit floor kill fuzz notebooks badges clean
 
 tutorial: $(STAMP)
 	$(BIN)/kneeclip tutorial --out build/tutorial
@@ -32,6 +32,13 @@ kit: $(STAMP)
 floor: $(STAMP)
 	test -d $(VENV)/floor || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floor -r tests/floor.txt
 	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py
+
+# The suite kills three trainings and fuzzes for seconds; these do it at length.
+kill: $(STAMP)
+	KNEECLIP_KILLS=25 $(BIN)/python -m pytest tests/test_kill.py -rP
+
+fuzz: $(STAMP)
+	KNEECLIP_FUZZ=5000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 # For those who change the notebooks: run them on phantoms and keep their outputs; move the badges to another address.
 notebooks: $(STAMP)

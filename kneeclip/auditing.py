@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kneeclip.data import decode, find_source, grey_arrays, load_knees
-from kneeclip.errors import KneeError
+from kneeclip.errors import KneeError, printable
 from kneeclip.films import Film, Listing, list_films
 
 #: The public data set (Chen 2018, doi 10.17632/56rmx5bjcr.1): images of KL0 to KL4 in each split, and patients.
@@ -73,7 +73,7 @@ class AuditReport:
         for title, findings in (("ERROR", self.errors), ("warning", self.warnings), ("note", self.notes)):
             for finding in findings:
                 lines += ["", f"{title}: {finding.message}"]
-                lines += [f"    {name}" for name in finding.files[:5]]
+                lines += [f"    {printable(name)}" for name in finding.files[:5]]
                 lines += [f"    and {len(finding.files) - 5:,} more"] * (len(finding.files) > 5)
         return "\n".join([*lines, "", f"{_number(self.errors, 'error')}, {_number(self.warnings, 'warning')}"])
 

@@ -32,7 +32,8 @@ class Resident:
 
 def load_resident(processor, knees, split, accelerator, recipe, progress) -> Resident:
     if split not in knees:
-        raise KneeError(f"there is no split called {split}", list(knees), f'give knees["{split}"]')
+        remedy = f"name data with a {split} folder, or in Python give knees[{split!r}]"
+        raise KneeError(f"there is no split called {split}", f"only {', '.join(knees) or 'nothing'}", remedy)
     rows = knees[split]
     columns = set(getattr(rows, "column_names", None) or rows)
     missing = {"image", "grade"} - columns

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from kneeclip.checkpoints import write_atomically, write_json
+from kneeclip.checkpoints import DAMAGED, read_json, write_atomically, write_json
+from kneeclip.errors import KneeError
+from kneeclip.prompts import PromptSet, read_prompts
 
 NOT_FOR_DIAGNOSIS = "For teaching and research, never for diagnosis."
 
@@ -46,6 +48,22 @@ def write_run(run, fingerprint: str, facts: dict) -> None:
     }
     write_atomically(folder / "README.md", lambda tmp: tmp.write_text(_card(record, chosen), encoding="utf-8"))
     write_json(folder / "run.json", record)
+
+
+def read_run(folder: Path) -> tuple[dict, PromptSet | None]:
+    """run.json and the prompts beside a run's weights; ``({}, None)`` where there is no run.
+
+    Raises
+    ------
+    KneeError
+        If either is missing, damaged or not what `write_run` writes.
+    """
+    if not (folder / "run.json").exists():
+        return {}, None
+    record = read_json(folder / "run.json", DAMAGED)
+    if not isinstance(record.get("recipe"), dict) or not isinstance(record.get("preset", ""), str):
+        raise KneeError("the run's record lacks an entry", folder / "run.json", DAMAGED)
+    return record, read_prompts(folder / "prompts.json")
 
 
 def _card(record: dict, chosen: dict) -> str:

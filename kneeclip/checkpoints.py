@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kneeclip.errors import KneeError
+
+DAMAGED = "delete the run's folder and train again"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -57,6 +60,25 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
 
 
+def read_json(path: Path, remedy: str) -> dict:
+    """The JSON object in a file; KneeError with the remedy if it is missing, damaged or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError(type(value).__name__)
+        return value
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise KneeError("the file is missing or damaged", path, remedy) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed left in a run folder: with a large model each is gigabytes."""
+    for left in (*folder.glob(".*.safetensors-*"), *folder.glob(".*.json-*"), *folder.glob(".README.md-*")):
+        left.unlink(missing_ok=True)
+    for left in folder.glob(".saving-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:
     """Tensors and a JSON-able dict in one file, atomically."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -74,10 +96,12 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads(file.metadata()["meta"])
+            if not isinstance(meta, dict):
+                raise TypeError(type(meta).__name__)
             # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
             return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise KneeError("the checkpoint is damaged", path, "delete it and start again") from error
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -121,13 +145,15 @@ class RunState:
         self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
         result = self.folder / "run.json"
         if result.exists():
-            try:
-                self.finished = json.loads(result.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise KneeError("the run's record is damaged", result, "delete the folder and train again") from error
+            self.finished = read_json(result, DAMAGED)
             self._same(self.finished.get("fingerprint"))
         elif (self.folder / "config.json").exists() and not self.checkpoint.exists():
             self._same(None)  # some model's folder, and no run of ours
+        if self.accelerator.is_main_process:
+            sweep(self.folder)
+            if self.finished:  # killed between its last file and the tidying up
+                self.checkpoint.unlink(missing_ok=True)
+                self.best_file.unlink(missing_ok=True)
 
     def _same(self, fingerprint):
         if fingerprint != self.fingerprint:
@@ -141,7 +167,16 @@ class RunState:
         if self.folder is None or not self.checkpoint.exists():
             return
         tensors, meta = load_state(self.checkpoint)
-        self._same(meta["fingerprint"])
+        self._same(meta.get("fingerprint"))
+        try:
+            self._take(tensors, meta, model, optimizer)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:  # its like, but not whole
+            raise KneeError("the checkpoint does not fit this run", self.checkpoint, DAMAGED) from error
+
+    def _take(self, tensors, meta, model, optimizer):
+        kinds = {"step": int, "history": list, "steps": list, "best": int | float, "best_epoch": int}
+        if odd := [name for name, kind in kinds.items() if not isinstance(meta[name], kind)]:
+            raise TypeError(", ".join(odd))
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
         model.load_state_dict(weights)
         load_optimizer(optimizer, tensors)
@@ -153,12 +188,21 @@ class RunState:
     def save(self, model, optimizer):
         if self.folder is None or not self.accelerator.is_main_process:
             return
+        self._finite(model)
         tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | optimizer_tensors(optimizer)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         names = ("step", "history", "steps", "best", "best_epoch", "fingerprint")
         save_state(self.checkpoint, tensors, {n: getattr(self, n) for n in names} | {"scaler": scaler})
 
+    def _finite(self, model):
+        """A step can overflow the weights after a loss that was still finite: such a checkpoint could never go on."""
+        if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
+            what = f"the weights are no longer finite after step {self.step}"
+            remedy = "start again in another folder with a lower learning rate; the last good checkpoint is kept"
+            raise KneeError(what, self.folder, remedy)
+
     def end_of_epoch(self, row, model, optimizer):
+        self._finite(model)
         self.history.append(row)
         judged = self.select != "none" and any(name.startswith("tune_") for name in row)
         # an epoch whose QWK is undefined (one grade for all) is the worst; unjudged, the last epoch is the best

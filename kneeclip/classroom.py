@@ -146,7 +146,7 @@ def leaderboard(
             except KneeError as error:
                 raise KneeError(f"the prompts of {name} can't be used: {error}") from None
             logits = model.logit_scale.exp() * similarity(X, T)
-            report = evaluate(logits.double().softmax(-1).cpu().numpy(), grades, patients)
+            report = evaluate(logits.cpu().double().softmax(-1).numpy(), grades, patients)
             low, high = report["ci"]["qwk"] or (None, None)
             row = {key: report[key] for key in ("n", "accuracy", "qwk")}
             rows.append({"name": name} | row | {"low": low, "high": high})

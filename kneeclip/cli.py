@@ -6,7 +6,6 @@ Heavy imports stand inside the commands, so that the help comes at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated
 import typer
 
 from kneeclip.errors import KneeError
+from kneeclip.shell import invoke
 
 app = typer.Typer(
     help="CLIP-KOA, step by step: grading knee radiographs with CLIP. For teaching and research, never for diagnosis.",
@@ -28,8 +28,10 @@ PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, kne
 DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
 SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
-PromptsOption = Annotated[str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="the seed of everything random")]
+PromptsOption = Annotated[
+    str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file too")]
 
@@ -60,7 +62,9 @@ def audit(data: Annotated[str, typer.Argument(metavar="DATA")], json_file: JsonO
     typer.echo(report.text())
     _write_json(json_file, report.to_dict())
     if not report.ok:
-        raise typer.Exit(1)
+        faults = [file for finding in report.errors for file in finding.files] or [data]
+        kinds = ", ".join(finding.kind for finding in report.errors).replace("source", "nothing to audit")
+        raise KneeError(f"the audit found errors: {kinds}", faults, "mend what the report lists, then audit again")
 
 
 @app.command()
@@ -74,6 +78,7 @@ def phantom(
 ) -> None:
     """Draw phantom knees into a figure; with --compare, beside real ones, with distances to their statistics."""
     from kneeclip import plots
+    from kneeclip.checkpoints import write_atomically
     from kneeclip.phantom import cohort_statistics, make_phantoms
 
     knees = make_phantoms(patients, 1 if seed is None else seed, size=size)
@@ -87,8 +92,10 @@ def phantom(
             typer.echo(f"{name:36s} {value:9.3f}")
         _write_json(json_file, numbers)
     out = out or Path("build/phantom.png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120, bbox_inches="tight")
+    kind = out.suffix.lstrip(".").lower()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise KneeError("a figure can't be written in that form", out, "end its name in .png, .svg or .pdf")
+    write_atomically(out, lambda tmp: figure.savefig(tmp, format=kind, dpi=120, bbox_inches="tight"))
     typer.echo(f"Figure: {out}")
 
 
@@ -164,16 +171,17 @@ def evaluate(
     data: DataOption = None,
     split: SplitOption = "validation",
     prompts: PromptsOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="the seed of the bootstrap")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="the seed of the bootstrap")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Grade a split and report every metric with its 95 % interval (patients resampled)."""
     from kneeclip import evaluation
+    from kneeclip.cards import read_run
     from kneeclip.data import load_knees, require_split
     from kneeclip.model import load_clip, predict
     from kneeclip.tables import Table, report_rows
 
-    record, texts = _run_of(model)
+    record, texts = read_run(Path(model))
     # a run is judged in the world that it was trained in, unless somebody says otherwise
     chosen = _preset(preset or (None if data else record.get("preset")), data)
     clip, processor = load_clip(model)
@@ -202,6 +210,7 @@ def predict(
     import numpy as np
 
     from kneeclip.auditing import ODD, doubts
+    from kneeclip.cards import read_run
     from kneeclip.films import patient_and_side, read_grey
     from kneeclip.model import load_clip
     from kneeclip.model import predict as run_prediction
@@ -210,7 +219,7 @@ def predict(
 
     films = [read_grey(path) for path in images]
     clip, processor = load_clip(model)
-    record, texts = _run_of(model)
+    record, texts = read_run(Path(model))
     mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
     p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
     rows = [
@@ -281,21 +290,6 @@ def _given(**settings) -> dict:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _run_of(model: str) -> tuple[dict, object]:
-    """run.json and the PromptSet beside a run's weights, where there are any."""
-    from kneeclip.prompts import PromptSet
-
-    folder = Path(model)
-    if not (folder / "run.json").exists():
-        return {}, None
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        saved = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-        return record, PromptSet(saved["name"], tuple(map(tuple, saved["texts"])), saved["source"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KneeError("the run's run.json or prompts.json can't be read", folder, "train it again") from error
-
-
 def _mirrored(record: dict, sides) -> list[bool] | None:
     """Which knees a model of the canonical arm wants mirrored: the left ones. None for the other arms."""
     if record.get("recipe", {}).get("arm") != "canonical":
@@ -339,7 +333,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        app()
+        invoke(app)
     except KneeError as error:
         if debug:
             raise

@@ -57,8 +57,9 @@ def load_knees(
     Raises
     ------
     KneeError
-        If the source or one of its images can't be read, if images stand in unknown grade folders, and if the
-        cache can't be written. `kneeclip.auditing.audit` lists everything that is wrong at once.
+        If the source or one of its images can't be read, if images stand in unknown grade folders, if a
+        patient stands in two splits, and if the cache can't be written. `kneeclip.auditing.audit` lists everything
+        that is wrong at once.
 
     Notes
     -----
@@ -169,6 +170,13 @@ def _real_knees(source: Path) -> DatasetDict:
     if listing.misplaced:
         remedy = "grades are the folders 0 to 4: rename or remove the rest"
         raise KneeError("images stand in no grade folder", listing.misplaced, remedy)
+    splits: dict[str, set] = {}
+    for film in listing.films:
+        if film.side:  # as in the audit: only such a name tells the patient
+            splits.setdefault(film.patient, set()).add(film.split)
+    if shared := sorted(patient for patient, found in splits.items() if len(found) > 1):
+        remedy = "keep all of a patient's knees in one split; kneeclip audit lists the files"
+        raise KneeError("patients stand in more than one split, so every score would flatter", shared, remedy)
     tune = tune_mask(film.patient for film in listing.films)
 
     def rows() -> Iterator[tuple[str, dict]]:

@@ -30,11 +30,16 @@ class KneeError(Exception):
         if len(self.culprits) > 3:
             shown += f" and {len(self.culprits) - 3} more"
         sentence = what + (f" ({shown})" if shown else "") + (f": {remedy}" if remedy else "")
-        super().__init__(sentence.rstrip(".") + ".")
+        super().__init__(printable(sentence.rstrip(".") + "."))
 
 
 class KneeWarning(UserWarning):
     """Something that works, and that the user should know of all the same."""
+
+
+def printable(text: str) -> str:
+    """`text` with what could break a line or steer a terminal written out: names come from files and zips of others."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _listed(culprit: object) -> list[str]:

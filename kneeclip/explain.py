@@ -188,7 +188,7 @@ def _per_image(maps, regions: np.ndarray) -> dict[str, np.ndarray]:
 
 def _enlarged(maps: torch.Tensor, size: int) -> np.ndarray:
     """(N, side, side) patches to (N, size, size) pixels, each map with the sum 1."""
-    large = F.interpolate(maps[:, None].double(), size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+    large = F.interpolate(maps[:, None].cpu().double(), size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     large = torch.where(large.sum((1, 2), keepdim=True) > 0, large, torch.ones_like(large))
     return (large / large.sum((1, 2), keepdim=True)).numpy()
 

@@ -29,6 +29,7 @@ MAX_FILES = 100_000
 MAX_ZIP_BYTES = 4 * 2**30  # unpacked; the public archives stay below 1 GiB
 MAX_ZIP_RATIO = 100  # unpacked to packed, over all; PNG and JPEG hardly shrink
 MIN_SIDE, MAX_SIDE, MAX_PIXELS = 16, 10_000, 80_000_000  # px
+MAX_FILE_BYTES = 2**29  # of one image: more than MAX_PIXELS in 16 bits and three channels
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def list_films(source: str | Path) -> Listing:
         elif len(rest) != 2 or rest[0] not in GRADE_FOLDERS:
             misplaced.append(name)
         else:
-            patient, side = patient_and_side(PurePosixPath(name).stem)
+            stem = PurePosixPath(name).stem.encode("utf-8", "backslashreplace").decode()  # Linux: names may be no text
+            patient, side = patient_and_side(stem)
             films.append(Film(name, SPLIT_FOLDERS[split.lower()], int(rest[0]), patient, side, stamp))
     films.sort(key=lambda film: (film.split, film.name.rsplit("/", 1)[-1], film.name))
     others = sorted(
@@ -144,12 +146,15 @@ def read_grey(file) -> Image.Image:
             if MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS:
                 image.load()  # only now: no pixel of an image too large is decoded
                 return to_grey(ImageOps.exif_transpose(image))
+            found = f"{width} x {height}"
     except FileNotFoundError:
         raise KneeError("there is no such image", name, "check the path") from None
+    except Image.DecompressionBombError:  # PIL's own limit; it does not tell the size
+        found = "far too many px"
     except Exception as fault:  # a damaged file raises anything from SyntaxError to struct.error
         raise KneeError("the image can't be read", name, "copy it again, or leave it out") from fault
     remedy = f"give a single knee of {MIN_SIDE} to {MAX_SIDE:,} px a side"
-    raise KneeError("the image is too small or too large", f"{name}: {width} x {height}", remedy)
+    raise KneeError("the image is too small or too large", f"{name}: {found}", remedy)
 
 
 def to_grey(image: Image.Image) -> Image.Image:
@@ -198,7 +203,13 @@ def _folder_files(folder: Path) -> tuple[dict[str, tuple], Callable]:
     except OSError as fault:
         culprit = fault.filename or folder
         raise KneeError("the folder can't be listed", culprit, "check who may read it") from fault
-    return files, lambda film: (folder / film.name).read_bytes()
+
+    def read(film: Film) -> bytes:
+        if not (path := folder / film.name).is_file():  # a pipe would keep us waiting for ever
+            raise OSError("not a regular file")
+        return path.read_bytes()
+
+    return files, read
 
 
 def _zip_files(path: Path) -> tuple[dict[str, tuple], Callable]:
@@ -230,14 +241,17 @@ def _zip_files(path: Path) -> tuple[dict[str, tuple], Callable]:
     lock = threading.Lock()  # one handle: reading is quick beside decoding, which the threads do at once
 
     def read(film: Film) -> bytes:
-        with lock, archive.open(entries[film.name]) as member:
-            return member.read()
+        with lock, archive.open(info := entries[film.name]) as member:
+            return member.read(info.file_size)  # no more than it says: a zip that lies could unpack to gigabytes
 
     return {name: (info.file_size, info.CRC) for name, info in entries.items()}, read
 
 
 def read_film(listing: Listing, film: Film) -> np.ndarray:
     """Decode one listed film -> uint8 (H, W); KneeError naming it where that fails."""
+    if film.stamp and film.stamp[0] > MAX_FILE_BYTES:
+        size = f"{film.name}: {film.stamp[0] / 2**20:,.0f} MiB"
+        raise KneeError("the image is too large", size, f"give images of up to {MAX_FILE_BYTES >> 20} MiB")
     try:
         raw = io.BytesIO(listing.read(film))
     except Exception as fault:  # OSError, and whatever a damaged zip brings forth

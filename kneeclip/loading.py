@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -47,7 +48,7 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     """
     source = _locate(str(name))
     with _quiet():
-        config = _explained(lambda: CLIPConfig.from_pretrained(source), name, "config.json")
+        config = _explained(lambda: _config(source), name, "config.json")
         if fresh_seed is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(fresh_seed)
@@ -89,9 +90,11 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
             for path in sorted(Path(tmp).iterdir()):
                 path.chmod(0o644)  # safetensors writes for the owner alone
                 os.replace(path, folder / path.name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise KneeError(
-            f"the model can't be saved ({error.strerror or error})", folder, "free some space or choose another folder"
+            f"the model can't be saved ({getattr(error, 'strerror', None) or error})",
+            folder,
+            "free some space or choose another folder",
         ) from error
     return folder
 
@@ -105,6 +108,9 @@ def _locate(name: str) -> str:
         return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
+        done = any((path / name).exists() for name in ("run.json", "pretraining.json"))
+        if (path / "checkpoint.safetensors").exists() and not done:
+            raise KneeError("the training in this folder is not finished", path, "give its command again: it resumes")
         if not (path / "config.json").exists():
             raise KneeError("the folder holds no model: there is no config.json", path, "name a Transformers folder")
         if not any(path.glob("*.safetensors")) and any([*path.glob("*.bin"), *path.glob("*.pt")]):
@@ -121,6 +127,13 @@ def _locate(name: str) -> str:
             f"name a folder with a config.json, a hub id such as openai/clip-vit-base-patch16, or {', '.join(BUNDLED)}",
         )
     return name
+
+
+def _config(source: str) -> CLIPConfig:
+    # what a config leaves out becomes ViT-B/32's: hundreds of megabytes, built only to find that nothing fits
+    if not {"text_config", "vision_config"} <= CLIPConfig.get_config_dict(source)[0].keys():
+        raise ValueError("it describes no two towers")
+    return CLIPConfig.from_pretrained(source)
 
 
 def _explained(load, name, part: str):

@@ -7,6 +7,7 @@ frozen: a variation is a new object, ``dataclasses.replace(recipe, arm="clip")``
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 from dataclasses import dataclass
 
@@ -22,6 +23,13 @@ ARMS = {
     "consistency": "cross-entropy on the original view + Consistency Loss",
     "clip_koa": "Symmetry Loss + Consistency Loss",
     "canonical": "cross-entropy, every left knee mirrored to look like a right one",
+}
+#: What a setting of each type takes; NumPy's numbers are numbers too.
+KINDS = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "str": (str, "a word"),
+    "bool": (bool, "True or False"),
 }
 TWO_VIEW_ARMS = ("symmetry", "consistency", "clip_koa")
 
@@ -57,12 +65,18 @@ class Recipe:
                 value = getattr(self, name)
                 raise KneeError(f"the recipe's {name} can't be {value!r}", f"{name}={value!r}", remedy)
 
+        for field in dataclasses.fields(self):  # from a file a number comes as text, or true where 1 is meant
+            value, kind = getattr(self, field.name), field.type.removesuffix(" | None")
+            types, asked = KINDS[kind]
+            ok = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
+            ok = ok and (kind not in ("int", "float") or abs(value) < 1e18)  # neither infinite nor NaN
+            check(ok or (value is None and kind != field.type), field.name, f"give {asked}")
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         forms = ("js", "kl", "mse", "bhattacharyya")
         check(self.consistency in forms, "consistency", f"choose one of {', '.join(forms)}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "choose no, bf16 or fp16")
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
-        for name in ("weight", "weight_decay", "augment", "save_every"):
+        for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
         for name in ("epochs", "batch_size"):
             check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")

@@ -176,6 +176,11 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     """
     settings = settings or Pretraining()
     out = Path(out)
+    if settings.epochs < 1:
+        raise KneeError("a pretraining needs epochs", f"epochs={settings.epochs}", "give 1 or more")
+    if 2 * settings.patients < settings.batch_size:
+        enough = f"give {math.ceil(settings.batch_size / 2)} or more"
+        raise KneeError("two knees a patient don't fill a batch", f"patients={settings.patients}", enough)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
     accelerator = Accelerator()

@@ -61,7 +61,9 @@ class Heads:
 
     def predict(self, X, X_flip, *, mirror=None) -> tuple[np.ndarray, np.ndarray]:
         """p and p_flip, (S, N, K) float64; `mirror` (N,) bool, the left knees, for the canonical arm."""
-        p, p_flip = (self.logits(view).double().softmax(-1).numpy() for view in _turned(self.arm, X, X_flip, mirror))
+        p, p_flip = (
+            self.logits(view).cpu().double().softmax(-1).numpy() for view in _turned(self.arm, X, X_flip, mirror)
+        )
         return p, p_flip
 
 

@@ -6,6 +6,8 @@ lateral (both swap under a flip). KL1 is doubtful, KL2 minimal or mild, KL3 mode
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -71,14 +73,41 @@ class PromptSet:
 
 
 def as_prompts(prompts: PromptSet | str | Sequence) -> PromptSet:
-    """A PromptSet from one, from the name of a built-in set, or from five texts (or five lists of texts)."""
+    """A PromptSet from one, from a built-in set's name, from a .json file, or from five texts (or lists of texts)."""
     if isinstance(prompts, PromptSet):
         return prompts
     if isinstance(prompts, str):
-        return get_prompts(prompts)
+        return read_prompts(prompts) if prompts.endswith(".json") else get_prompts(prompts)
     if not isinstance(prompts, (list, tuple)):
         raise KneeError("that is no prompt set", type(prompts).__name__, f"give {K} texts, or {K} lists of texts")
     return PromptSet("own", tuple(prompts))
+
+
+def read_prompts(path: str | os.PathLike) -> PromptSet:
+    """A PromptSet from a JSON file: five texts, five lists of texts, or an object with these as ``"texts"``.
+
+    The prompts.json of a run is one.
+
+    Raises
+    ------
+    KneeError
+        Naming the file, if it is missing, no such JSON, or holds no prompt set.
+    """
+    remedy = f"write a JSON list of {K} texts, or of {K} lists of texts"
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise KneeError("the prompts can't be read", path, remedy) from error
+    saved = value if isinstance(value, dict) else {"texts": value}
+    texts, stem = saved.get("texts"), os.path.splitext(os.path.basename(path))[0]
+    name, source = (saved.get(key, other) for key, other in (("name", stem), ("source", "own")))
+    if not isinstance(texts, list) or not isinstance(name, str) or not isinstance(source, str):
+        raise KneeError("the file holds no prompts", path, remedy)
+    try:
+        return PromptSet(name, tuple(texts), source)
+    except KneeError as error:
+        raise KneeError(f"{error.what} (in {path})", error.culprits, error.remedy) from None
 
 
 def get_prompts(name: str) -> PromptSet:

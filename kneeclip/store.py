@@ -109,7 +109,7 @@ def _write(folder: Path, rows: Iterator[tuple[str, dict]]) -> None:
             if left:
                 writers[split].write_batch(pa.RecordBatch.from_pylist(left, schema=schema))
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
-    (folder / "whole.json").write_text(json.dumps(sizes))  # last
+    (folder / "whole.json").write_text(json.dumps(sizes), encoding="utf-8")  # last
 
 
 def _put(building: Path, folder: Path) -> None:
@@ -126,7 +126,7 @@ def _put(building: Path, folder: Path) -> None:
 def _whole(folder: Path) -> bool:
     """Whether every file of a store is there in its full length."""
     try:
-        sizes = json.loads((folder / "whole.json").read_text())
+        sizes = json.loads((folder / "whole.json").read_text(encoding="utf-8"))
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False

@@ -7,7 +7,6 @@ ends in the same bits as one that was never killed.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from transformers import CLIPModel, CLIPProcessor
 from kneeclip import model as clip
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.cards import write_run
-from kneeclip.checkpoints import RunState, fingerprint, load_state
+from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_state, read_json
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
@@ -228,8 +227,9 @@ def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, pr
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, "sum")
     values = dict(zip(sums, stacked.tolist(), strict=True))
-    # with loss scaling an infinite gradient is ordinary: the optimizer skips the step and the scale is lowered
-    checked = [*values.values(), 0.0 if accelerator.scaler is not None else float(norm)]
+    # with loss scaling an infinite gradient is ordinary: the optimizer skips the step and the scale is lowered, to 1
+    scaled = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
+    checked = [*values.values(), 0.0 if scaled else float(norm)]
     if not all(map(math.isfinite, checked)):
         raise KneeError(
             "the loss or its gradient is no longer finite",
@@ -277,10 +277,13 @@ def _identity(recipe, prompts, data, tune, processor, model) -> str:
 def _read_back(state, model, recipe, prompts) -> Run:
     done = state.finished
     model.load_state_dict(clip.load_clip(state.folder)[0].state_dict())
-    history = json.loads((state.folder / "history.json").read_text(encoding="utf-8"))
-    run = Run(model.eval(), recipe, prompts, history["epochs"], history["steps"], done["best_epoch"])
-    run.temperature, run.folder, run.resumed_at = done["temperature"], state.folder, len(history["steps"])
-    run.notes = [*done["notes"], "this run was finished before; nothing was trained"]
+    history = read_json(state.folder / "history.json", DAMAGED)
+    try:
+        run = Run(model.eval(), recipe, prompts, history["epochs"], history["steps"], done["best_epoch"])
+        run.temperature, run.folder, run.resumed_at = done["temperature"], state.folder, len(history["steps"])
+        run.notes = [*done["notes"], "this run was finished before; nothing was trained"]
+    except (KeyError, TypeError) as error:
+        raise KneeError("the run's record lacks an entry", [state.folder, str(error)], DAMAGED) from error
     return run
 
 

@@ -129,34 +129,6 @@ def test_phantom_compare_prints_distances(monkeypatch, capsys, real_data, tmp_pa
     assert abs(distances["joint_line_mean"]) < 0.03
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (("evaluate", "nosuchmodel"), "no model of that name"),
-        (("evaluate", "phantom-clip", "--data", "nowhere"), "nowhere"),
-        (("evaluate", "phantom-clip", "--preset", "paper"), "KNEECLIP_DATA"),
-        (("evaluate", "phantom-clip", "--preset", "papers"), "papers"),
-        (("evaluate", "phantom-clip", "--preset", "phantom", "--data", "elsewhere"), "don't go together"),
-        (("evaluate", "phantom-clip", "--preset", "knees", "--data", "phantom"), "don't go together"),
-        (("train", "--arm", "clipkoa"), "clip_koa"),
-        (("train", "--weight", "-1"), "weight"),
-        (("train", "--prompts", "poetry"), "poetry"),
-        (("train", "--data", "nowhere.zip"), "nowhere.zip"),
-        (("predict", "nofile.png"), "nofile.png"),
-        (("tutorial", "--notebooks", "nofolder"), "nofolder"),
-    ],
-)
-def test_bad_input_ends_in_one_sentence(monkeypatch, capsys, words, sentence):
-    code, _, err = run(monkeypatch, capsys, *words)
-    assert code == 1 and sentence in err
-    assert err.startswith("kneeclip: ") and err.count("\n") == 1 and "Traceback" not in err
-
-
-def test_a_split_that_is_not_there_names_those_that_are(monkeypatch, capsys, folder, tiny_folder):
-    code, _, err = run(monkeypatch, capsys, "evaluate", tiny_folder, "--data", folder, "--split", "test")
-    assert code == 1 and "test" in err and "validation" in err
-
-
 def test_an_unreadable_image_is_named_and_the_json_not_written(monkeypatch, capsys, tiny_folder, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     words = ("predict", tmp_path / "broken.png", "--model", tiny_folder, "--json", tmp_path / "p.json")

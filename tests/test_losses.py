@@ -116,6 +116,21 @@ def test_extreme_logits_stay_finite(form, dtype):
     assert torch.isfinite(z.grad).all() and torch.isfinite(z_flip.grad).all()
 
 
+half = hnp.arrays(np.float32, (4, 5), elements=st.sampled_from([-6e4, -3e4, -1.0, 0.0, 1.0, 3e4, 6e4]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(z=half, z_flip=half, y=st.lists(st.integers(0, 4), min_size=4, max_size=4))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_any_mixture_of_extremes_stays_finite(dtype, z, z_flip, y):
+    for form in FORMS:
+        views = [torch.tensor(view).to(dtype).requires_grad_() for view in (z, z_flip)]
+        losses = clip_koa_loss(*views, torch.tensor(y), form=form)
+        losses["total"].backward()
+        assert all(value.isfinite() for value in losses.values()), form
+        assert all(view.grad.isfinite().all() for view in views), form
+
+
 def test_a_constant_predictor_is_perfectly_consistent():
     z = torch.zeros(6, 5)
     losses = clip_koa_loss(z, z, torch.arange(6) % 5)

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from kneeclip import training
 from kneeclip.batches import epoch_plan, load_resident, make_views
@@ -174,38 +174,9 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(step, tiny_folder, a
     assert same_bits(weights(whole), weights(read_back)) and "finished before" in read_back.notes[-1]
 
 
-def test_a_killed_process_resumes_to_the_same_bits(tiny_folder, arrays, recipe, tmp_path):
-    recipe = dataclasses.replace(recipe, save_every=1, epochs=40)
-    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
-    np.savez(tmp_path / "a.npz", **{f"{s}/{k}": np.asarray(v) for s in arrays for k, v in arrays[s].items()})
-    code = f"""
-import numpy as np, torch
-torch.set_num_threads({torch.get_num_threads()})
-from kneeclip.model import load_clip
-from kneeclip.presets import Recipe
-from kneeclip.training import train
-z = np.load({str(tmp_path / "a.npz")!r})
-knees = {{s: {{k.split("/")[1]: z[k] for k in z if k.startswith(s + "/")}} for s in ("train", "tune")}}
-train(*load_clip({str(tiny_folder)!r}), knees, "criteria", {recipe!r}, out={str(tmp_path / "run")!r}, progress=False)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
-    give_up = time.time() + 90
-    while time.time() < give_up and process.poll() is None:
-        if checkpoint.exists() and load_state(checkpoint)[1]["step"] >= 7:
-            break
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert checkpoint.exists(), process.stderr.read().decode()[-500:]
-    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
-    assert resumed.resumed_at >= 7
-    assert same_bits(weights(whole), weights(resumed))
-
-
 def test_the_run_is_a_plain_transformers_folder(tiny, arrays, recipe, tmp_path):
     from PIL import Image
-    from transformers import CLIPModel, CLIPProcessor, pipeline
+    from transformers import pipeline
 
     run = train(*tiny, arrays, "criteria", dataclasses.replace(recipe, calibrate=True), out=tmp_path / "run")
     plain = CLIPModel.from_pretrained(tmp_path / "run")
@@ -268,6 +239,85 @@ def test_bf16_after_float32_in_the_same_process(tiny_folder, arrays, recipe):
     half = train(*load_clip(tiny_folder), arrays, "criteria", dataclasses.replace(recipe, precision="bf16"))
     assert {value.dtype for value in weights(half).values() if value.is_floating_point()} == {torch.float32}
     assert 0 < abs(full.steps[0]["total"] - half.steps[0]["total"]) < 0.1  # rounded, and no more than that
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch):
+    """An accelerator that autocasts to fp16 and scales the loss on this CPU: by itself Accelerate wants a GPU."""
+
+    def make(scale):
+        accelerator = training.make_accelerator("no")
+        accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        monkeypatch.setattr(training, "make_accelerator", lambda precision: accelerator)
+        return accelerator.scaler
+
+    yield make
+    AcceleratorState._reset_state()
+
+
+def test_loss_scaling_skips_what_overflows_and_then_learns(fp16_on_a_cpu, tiny_folder, arrays, recipe, tmp_path):
+    full = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+    scaler = fp16_on_a_cpu(2.0**30)
+    model, processor = load_clip(tiny_folder)
+    before, moved = {name: value.clone() for name, value in model.state_dict().items()}, []
+
+    def watch(history, steps):
+        moved.append(not same_bits(before, model.state_dict()))
+
+    recipe = dataclasses.replace(recipe, epochs=8, save_every=1, lr=1e-3)
+    half = train(model, processor, arrays, "criteria", recipe, out=tmp_path / "run", watch=watch)
+    assert not moved[0] and moved[-1] and 1 < scaler.get_scale() < 2.0**30
+    assert 0 < abs(half.steps[0]["total"] - full.steps[0]["total"]) < 0.05  # rounded, and no more than that
+    assert half.history[-1]["total"] < half.history[0]["total"]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights(half).values())
+
+
+def test_a_killed_fp16_run_resumes_with_its_scale(fp16_on_a_cpu, tiny_folder, arrays, recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, save_every=1)
+    fp16_on_a_cpu(2.0**30)
+    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+
+    def stop(history, steps):
+        if len(steps) == 5:
+            raise Killed
+
+    fp16_on_a_cpu(2.0**30)
+    with pytest.raises(Killed):
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run", watch=stop)
+    fp16_on_a_cpu(2.0**30)
+    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert resumed.resumed_at == 4 and same_bits(weights(whole), weights(resumed))
+
+
+def test_a_gradient_that_no_scale_mends_stops_the_run(fp16_on_a_cpu, tiny, arrays, recipe):
+    fp16_on_a_cpu(4.0)
+    tiny[0].visual_projection.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(KneeError, match="no longer finite .*1[0-9]{3}[LR].*bf16") as caught:
+        train(*tiny, arrays, "criteria", recipe)
+    assert caught.value.remedy
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 on the paper's architecture needs a GPU")
+def test_fp16_on_the_real_architecture(arrays, recipe):
+    from kneeclip.pretrain import train_tokenizer
+    from kneeclip.prompts import get_prompts
+
+    tokenizer = train_tokenizer(get_prompts("criteria").flat, 600)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    text = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    config = CLIPConfig(  # ViT-B/16 in every shape, random weights, our small tokenizer
+        projection_dim=512, text_config={**text, **ids, "vocab_size": 49408}, vision_config={**vision, "patch_size": 16}
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    processor = CLIPProcessor(image_processor=CLIPImageProcessorPil(), tokenizer=tokenizer)
+    recipe = dataclasses.replace(recipe, precision="fp16", epochs=4, lr=1e-4, warmup=0.0)
+    run = train(model, processor, arrays, "criteria", recipe, progress=False)
+    assert all(np.isfinite(row["total"]) for row in run.steps)
+    assert run.history[-1]["total"] < run.history[0]["total"]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights(run).values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here fp16 works")
