@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,10 +25,11 @@ from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
 from kneeclip import model as clip
+from kneeclip import processes
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.cards import write_run
 from kneeclip.checkpoints import RunState, fingerprint, load_state
-from kneeclip.errors import KneeError
+from kneeclip.errors import KneeError, KneeWarning
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
 from kneeclip.presets import Recipe
@@ -116,6 +119,7 @@ def train(
     Notebook: 03.
     """
     accelerator = make_accelerator(recipe.precision)
+    progress = progress and accelerator.is_main_process
     watch = watch if watch is not None and accelerator.is_main_process else lambda history, steps: None
     prompts = as_prompts(prompts)
     data = load_resident(processor, knees, "train", accelerator, recipe, progress)
@@ -154,7 +158,7 @@ def train(
         row = _epoch_row(state, epoch, lr)
         if tune is not None:
             with accelerator.autocast():
-                p, p_flip = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+                p, p_flip = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
             row |= _tune_metrics(p, p_flip, tune)
         row["seconds"] = round(time.perf_counter() - start, 2)
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
@@ -251,7 +255,7 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed
         kept = "no tune split: the last epoch was kept"
         run.notes.append(kept + (", and nothing was calibrated" if recipe.calibrate else ""))
     elif recipe.calibrate:
-        p, _ = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+        p, _ = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
         run.temperature = fit_temperature(p, tune.grades.cpu().numpy())
         clip.fold_temperature(model, run.temperature)
     accelerator.wait_for_everyone()  # nobody may still be reading what is removed below
@@ -310,4 +314,15 @@ def make_accelerator(precision: str) -> Accelerator:
     # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=precision)
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        warnings.warn(f"the launch asks for {asked}; the recipe's precision counts: {precision}", KneeWarning, 2)
+    accelerator = Accelerator(mixed_precision=precision, cpu=processes.wants_cpu())
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        what = "each process trains a whole copy of the model, and the launch asks to cut it up"
+        raise KneeError(what, kind, "launch with --multi_gpu, or choose multi-GPU in accelerate config")
+    if accelerator.num_processes != processes.world():
+        found = f"{processes.world()} launched, {accelerator.num_processes} together"
+        raise KneeError("the processes of the launch don't know of each other", found, "start them with accelerate launch")
+    return accelerator
