@@ -324,6 +324,8 @@ def main() -> None:
         text = " ".join(str(error).split())[:200]
         processes.complain(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).")
         sys.exit(1)
+    finally:
+        processes.part()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 
-from kneeclip.errors import KneeError
+from kneeclip.errors import KneeError, KneeWarning
 
 
 def world() -> int:
@@ -42,6 +43,37 @@ def wants_cpu() -> bool:
 
     device = torch.accelerator.current_accelerator(check_available=True)
     return device is None or device.type == "mps"
+
+
+def make_accelerator(precision: str):
+    """Accelerate's `Accelerator` for a recipe's precision, over all processes of the launch.
+
+    Raises
+    ------
+    KneeError
+        For fp16 without a GPU, a launch that would cut the model up, and processes that don't find each other.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise KneeError("fp16 needs a GPU: without one Accelerate would train in float32", precision, "use bf16 or no")
+    # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state(reset_partial_state=False)
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        warnings.warn(f"the launch asks for {asked}; the recipe's precision counts: {precision}", KneeWarning, 2)
+    accelerator = Accelerator(mixed_precision=precision, cpu=wants_cpu())
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        what = "each process trains a whole copy of the model, and the launch asks to cut it up"
+        raise KneeError(what, kind, "launch with --multi_gpu, or choose multi-GPU in accelerate config")
+    if accelerator.num_processes != world():
+        found = f"{world()} launched, {accelerator.num_processes} together"
+        raise KneeError("the processes of the launch don't know of each other", found, "use accelerate launch")
+    return accelerator
 
 
 @contextmanager
@@ -96,14 +128,11 @@ def predict_shared(model, processor, images, prompts, *, mirror=None) -> tuple[n
 @contextmanager
 def one_voice() -> Iterator[None]:
     """Only the main process prints; the bars, tables and warnings of the others go nowhere."""
-    try:
-        if rank() == 0:
+    if rank() == 0:
+        yield
+    else:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             yield
-        else:
-            with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                yield
-    finally:
-        _part()
 
 
 def complain(text: str) -> None:
@@ -121,6 +150,16 @@ def complain(text: str) -> None:
         except OSError:
             pass  # twice is better than never
     print(text, file=sys.stderr if rank() == 0 else sys.__stderr__, flush=True)
+
+
+def part() -> None:
+    """Close the connections, last of all: a process that ends with gloo's threads running is aborted now and then.
+
+    After an error only when it is said: the others stumble over the closed connection, and would speak first.
+    """
+    distributed = sys.modules.get("torch.distributed") if world() > 1 else None
+    if distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def launch(function: Callable, *args, processes: int = 2) -> None:
@@ -158,6 +197,7 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
         torch.set_num_threads(1)
         with redirect_stdout(shown), one_voice():
             function(*args)
+        part()
 
     AcceleratorState._reset_state(reset_partial_state=True)
     shown, loud = sys.stdout, logging.root.manager.disable
@@ -172,13 +212,6 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
     finally:
         logging.disable(loud)
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _part() -> None:
-    """Close the connections: a process that ends with gloo's threads still running is aborted now and then."""
-    distributed = sys.modules.get("torch.distributed") if world() > 1 else None
-    if distributed is not None and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,8 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
@@ -29,10 +25,11 @@ from kneeclip import processes
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.cards import write_run
 from kneeclip.checkpoints import RunState, fingerprint, load_state
-from kneeclip.errors import KneeError, KneeWarning
+from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
 from kneeclip.presets import Recipe
+from kneeclip.processes import make_accelerator
 from kneeclip.prompts import PromptSet, as_prompts
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own ceiling
@@ -306,23 +303,3 @@ def parameter_groups(model, weight_decay) -> list[dict]:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise KneeError("fp16 needs a GPU: without one Accelerate would train in float32", precision, "use bf16 or no")
-    # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state(reset_partial_state=False)
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", precision):
-        warnings.warn(f"the launch asks for {asked}; the recipe's precision counts: {precision}", KneeWarning, 2)
-    accelerator = Accelerator(mixed_precision=precision, cpu=processes.wants_cpu())
-    kind = accelerator.distributed_type.value
-    if kind != "NO" and not kind.startswith("MULTI_"):
-        what = "each process trains a whole copy of the model, and the launch asks to cut it up"
-        raise KneeError(what, kind, "launch with --multi_gpu, or choose multi-GPU in accelerate config")
-    if accelerator.num_processes != processes.world():
-        found = f"{processes.world()} launched, {accelerator.num_processes} together"
-        raise KneeError("the processes of the launch don't know of each other", found, "start them with accelerate launch")
-    return accelerator

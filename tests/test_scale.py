@@ -1,6 +1,5 @@
 """Two processes are one run: losses, weights, checkpoints and counts, by real processes that talk over gloo."""
 
-import dataclasses
 import json
 import math
 import os
@@ -9,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from kneeclip import processes
+from kneeclip import cli, processes
 from kneeclip.checkpoints import load_state
 from kneeclip.errors import KneeError
 from kneeclip.model import load_clip, predict
@@ -47,7 +45,7 @@ def assert_same_run(a, b):
         assert one["total"] == pytest.approx(other["total"], abs=1e-5), one["step"]
     first, second = (load_file(folder / "model.safetensors") for folder in (a, b))
     for folder, weights in ((a, first), (b, second)):
-        # a fitted temperature is as exact as its search (1e-5): undo it and compare what was trained
+        # a temperature fitted on a few images moves more than the weights did: undo it, compare what was trained
         temperature = json.loads((folder / "run.json").read_text())["temperature"]
         weights["logit_scale"] = weights["logit_scale"].double() + math.log(temperature or 1)
     for name, value in first.items():
@@ -129,15 +127,18 @@ def test_a_shared_prediction_grades_each_image_once_and_in_order(n, knees, tmp_p
 
 
 @needs_fork
-def test_what_fails_in_a_launch_comes_back_as_its_sentence(knees, capfd):
+def test_what_fails_in_a_launch_comes_back_as_its_sentence(knees, tmp_path, capfd):
     bad = {"train": {**knees["train"], "grade": knees["train"]["grade"] + 5}}
     with pytest.raises(KneeError, match=r"^a grade of train lies outside 0 to 4 .*: use KL grades 0 to 4\.$"):
         processes.launch(job, bad, None)
+    (tmp_path / "file").touch()  # only the main process writes, and so only it can fail; the other would wait forever
+    with pytest.raises(KneeError, match=r"^the file can't be written .*the run resumes\.$"):
+        processes.launch(job, knees, tmp_path / "file" / "run")
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
-    from kneeclip.training import make_accelerator
+    from kneeclip.processes import make_accelerator
 
     make_accelerator("no")  # alone; a launch that sets no rendezvous would find this state
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -146,7 +147,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
 
 
 def test_the_launchers_precision_is_not_taken_over_in_silence(monkeypatch):
-    from kneeclip.training import make_accelerator
+    from kneeclip.processes import make_accelerator
 
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.warns(UserWarning, match="asks for bf16.*recipe's precision counts"):
@@ -168,34 +169,47 @@ def folder(tmp_path):
     return tmp_path / "knees"
 
 
-def test_accelerate_launch_trains_evaluates_and_fails_with_one_voice(folder, tmp_path, monkeypatch):
-    from kneeclip import cli
+def shell(*words):
+    """``kneeclip words`` in this process; SystemExit tells how it ended."""
+    sys.argv = ["kneeclip", *map(str, words)]
+    cli.main()
 
+
+def shell_that_ends_well(*words):
+    with pytest.raises(SystemExit) as exit:
+        shell(*words)
+    assert not exit.value.code
+
+
+@needs_fork
+def test_accelerate_launch_trains_the_same_run_and_evaluates_each_image_once(folder, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [])
     common = ["--data", folder, "--model", MODEL, "--batch-size", "8", "--epochs", "5", "--lr", "0.0001"]
     done = accelerate_launch("train", *common, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Kept epoch") == done.stdout.count("Next: kneeclip evaluate") == 1
-    assert len(list((tmp_path / "cache").iterdir())) == 1  # one process decoded, the other opened it
-
-    def shell(*words):
-        monkeypatch.setattr(sys, "argv", ["kneeclip", *map(str, words)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        assert not exit.value.code
-
-    shell("train", *common, "--out", tmp_path / "one")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    shell_that_ends_well("train", *common, "--out", tmp_path / "one")
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
-    done = accelerate_launch("evaluate", tmp_path / "two", "--data", folder, "--json", tmp_path / "two.json")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("never for diagnosis") == done.stdout.count("Numbers: ") == 1
-    shell("evaluate", tmp_path / "two", "--data", folder, "--json", tmp_path / "one.json")
+    shell_that_ends_well("evaluate", tmp_path / "two", "--data", folder, "--json", tmp_path / "one.json")
+    capfd.readouterr()
+    words = ("evaluate", tmp_path / "two", "--data", folder, "--json", tmp_path / "two.json")
+    processes.launch(shell_that_ends_well, *words)
+    out = capfd.readouterr().out
+    assert out.count("never for diagnosis") == out.count("Numbers: ") == 1
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
     assert two["n"] == 10 == np.sum(two["confusion"])
     assert one["confusion"] == two["confusion"] and one["ece"] == pytest.approx(two["ece"], abs=1e-6)
 
-    done = accelerate_launch("train", *common, "--arm", "clipkoa", "--out", tmp_path / "bad")
-    assert done.returncode != 0 and not (tmp_path / "bad").exists()
-    assert done.stderr.count("kneeclip: ") == done.stderr.count("choose one of clip,") == 1
-    assert "cli.py" not in done.stderr  # the launcher shows its own traceback, and none of ours
+
+@needs_fork
+@pytest.mark.parametrize("words", [("train", "--arm", "clipkoa"), ("train", "--nonsense")])
+def test_an_error_is_said_once_in_a_launch_and_ends_it(words, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(KneeError):
+        processes.launch(shell, *words)
+    err = capfd.readouterr().err
+    assert err.count(words[-1]) == (2 if words[-1] == "clipkoa" else 1)  # that sentence names its culprit twice
+    assert err.count("kneeclip: the recipe") <= 1 and "Traceback" not in err
