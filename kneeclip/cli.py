@@ -309,18 +309,20 @@ def main() -> None:
     """
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
-    if debug:
-        app()
     try:
         with processes.one_voice():
             app()
     except KneeError as error:
+        if debug:
+            raise
         processes.complain(f"kneeclip: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         processes.complain("kneeclip: stopped; the same command goes on where a training run was.")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
+        if debug:
+            raise
         text = " ".join(str(error).split())[:200]
         processes.complain(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).")
         sys.exit(1)
