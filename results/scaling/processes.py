@@ -19,7 +19,8 @@ from kneeclip.processes import launch
 
 MODEL, STOP = "phantom-clip", 11
 # 53 images in steps of 15: 15, 15, 15 and 8; over two processes 8 + 7, over three 5 + 5 + 5, at last 3 + 3 + 2
-RECIPE = kc.Recipe(epochs=5, batch_size=15, lr=1e-4, augment=0.5, save_every=5)
+# select="none": the weights compared are those after the last step
+RECIPE = kc.Recipe(epochs=5, batch_size=15, lr=1e-4, augment=0.5, save_every=5, select="none")
 SIZES = {"train": (53, 1), "tune": (13, 2)}
 
 
