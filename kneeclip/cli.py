@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from kneeclip import processes
 from kneeclip.errors import KneeError
 from kneeclip.shell import invoke
 
@@ -152,9 +153,9 @@ def train(
     out = out or Path("runs") / f"{chosen.name}-{recipe.arm}-seed{recipe.seed}"
     facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "data": chosen.world}
     facts |= {"sides": sides}
-    run = run_training(
-        clip, processor, load_knees(chosen.data, sides=sides), prompts or chosen.prompts, recipe, out=out, card=facts
-    )
+    with processes.main_first():  # one decodes, the others open what it stored
+        knees = load_knees(chosen.data, sides=sides)
+    run = run_training(clip, processor, knees, prompts or chosen.prompts, recipe, out=out, card=facts)
     for note in run.notes:
         typer.echo(f"Note: {note}.")
     best = run.history[run.best_epoch]
@@ -178,7 +179,7 @@ def evaluate(
     from kneeclip import evaluation
     from kneeclip.cards import read_run
     from kneeclip.data import load_knees, require_split
-    from kneeclip.model import load_clip, predict
+    from kneeclip.model import load_clip
     from kneeclip.tables import Table, report_rows
 
     record, texts = read_run(Path(model))
@@ -186,9 +187,12 @@ def evaluate(
     chosen = _preset(preset or (None if data else record.get("preset")), data)
     clip, processor = load_clip(model)
     texts = prompts or texts or chosen.prompts
-    knees = require_split(load_knees(chosen.data), split)
+    with processes.main_first():
+        knees = require_split(load_knees(chosen.data), split)
     mirror = _mirrored(record, knees["side"])
-    p, p_flip = predict(clip, processor, knees["image"], texts, mirror=mirror)
+    p, p_flip = processes.predict_shared(clip, processor, knees["image"], texts, mirror=mirror)
+    if processes.rank() > 0:
+        return  # it has graded its share; the main process counts and reports
     report = evaluation.evaluate(p, list(knees["grade"]), list(knees["patient"]), flipped=p_flip, seed=seed)
     split = {"val": "validation"}.get(split, split)
     name = texts if isinstance(texts, str) else texts.name
@@ -317,7 +321,7 @@ def _compare(source: str, knees, size: int):
 def _write_json(path: Path | None, value: object) -> None:
     from kneeclip.checkpoints import write_json
 
-    if path is not None:
+    if path is not None and processes.rank() == 0:
         write_json(path, value)
         typer.echo(f"Numbers: {path}")
 
@@ -329,25 +333,31 @@ def _disclaimer() -> str:
 
 
 def main() -> None:
-    """The shell's entry: a failure ends in one sentence and a non-zero exit; ``--debug`` shows the traceback."""
+    """The shell's entry: a failure ends in one sentence and a non-zero exit; ``--debug`` shows the traceback.
+
+    In a launch of several processes only the main one prints, and only the first to fail says so.
+    """
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
-        invoke(app)
+        with processes.one_voice():
+            invoke(app)
     except KneeError as error:
         if debug:
             raise
-        typer.echo(f"kneeclip: {error}", err=True)
+        processes.complain(f"kneeclip: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("kneeclip: stopped; the same command goes on where a training run was.", err=True)
+        processes.complain("kneeclip: stopped; the same command goes on where a training run was.")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
         if debug:
             raise
         text = " ".join(str(error).split())[:200]
-        typer.echo(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).", err=True)
+        processes.complain(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).")
         sys.exit(1)
+    finally:
+        processes.part()
 
 
 if __name__ == "__main__":

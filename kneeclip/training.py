@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from tqdm.auto import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
 from kneeclip import model as clip
+from kneeclip import processes
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.cards import write_run
 from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_state, read_json
@@ -29,6 +28,7 @@ from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
 from kneeclip.presets import Recipe
+from kneeclip.processes import make_accelerator
 from kneeclip.prompts import PromptSet, as_prompts
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's own ceiling
@@ -115,6 +115,7 @@ def train(
     Notebook: 03.
     """
     accelerator = make_accelerator(recipe.precision)
+    progress = progress and accelerator.is_main_process
     watch = watch if watch is not None and accelerator.is_main_process else lambda history, steps: None
     prompts = as_prompts(prompts)
     data = load_resident(processor, knees, "train", accelerator, recipe, progress)
@@ -155,7 +156,7 @@ def train(
         row = _epoch_row(state, epoch, lr)
         if tune is not None:
             with accelerator.autocast():
-                p, p_flip = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+                p, p_flip = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
             row |= _tune_metrics(p, p_flip, tune)
         row["seconds"] = round(time.perf_counter() - start, 2)
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
@@ -253,7 +254,7 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed
         kept = "no tune split: the last epoch was kept"
         run.notes.append(kept + (", and nothing was calibrated" if recipe.calibrate else ""))
     elif recipe.calibrate:
-        p, _ = clip.predict(model, processor, tune.images, prompts, mirror=tune.mirror)
+        p, _ = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
         run.temperature = fit_temperature(p, tune.grades.cpu().numpy())
         clip.fold_temperature(model, run.temperature)
     accelerator.wait_for_everyone()  # nobody may still be reading what is removed below
@@ -307,12 +308,3 @@ def parameter_groups(model, weight_decay) -> list[dict]:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise KneeError("fp16 needs a GPU: without one Accelerate would train in float32", precision, "use bf16 or no")
-    # Accelerate keeps one state a process and refuses another precision; in a notebook one wants to compare them
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=precision)
