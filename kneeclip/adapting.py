@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import CLIPModel
@@ -142,7 +142,8 @@ def ledger(model: CLIPModel, recipe: Recipe, forward: Callable[[CLIPModel], torc
                 kept[storage._cdata] = storage.nbytes()
             return tensor
 
-        half = torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
+        bf16 = recipe.precision == "bf16"  # the meta device knows no autocast, not even one that is switched off
+        half = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), half:
             end = forward(model)  # held until here: a storage that is freed gives its address to the next one
         numbers = sum(w.numel() for w in trained)

@@ -1,8 +1,8 @@
 """Checkpoints that a kill can't hurt: one safetensors file, written aside and moved into place.
 
 A checkpoint holds the weights that learn, AdamW's moments and, as JSON in the file's header, everything else (step,
-history, best epoch, loss scale). One file means one atomic move: a reader finds the old state or the new one, never half
-of each. Nothing is pickled, so nothing can run when it is read.
+history, best epoch, loss scale). One file means one atomic move: a reader finds the old state or the new one, never
+half of each. Nothing is pickled, so nothing can run when it is read.
 """
 
 from __future__ import annotations
