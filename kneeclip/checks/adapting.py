@@ -27,9 +27,10 @@ QUESTIONS = {
     "06-2": Question(
         right="b",
         reasons={
-            "a": "Moving few numbers is not moving little: these sit where every text and every image comes out.",
-            "b": "Both projections are the common exit of all images and all texts, so turning them for five prompts "
-            "turns what every other sentence means.",
+            "a": "Moving many numbers a little can leave more in place than moving a few numbers far, and where they "
+            "sit counts: the projections are the common exit of all images and all texts.",
+            "b": "It counts where the numbers sit and how far they move. The probe and the last block turn the common "
+            "exit of every sentence, and at the learning rates that suit them they move far.",
             "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
         },
         misconceptions={
@@ -68,7 +69,7 @@ QUESTIONS = {
 
 
 def lora_numbers(learn: Callable[[Sequence[tuple[int, int]], int], int]) -> str | None:
-    for shapes, rank in (([(4, 3)], 1), ([(8, 8), (8, 8)], 2), ([(768, 768)] * 3 + [(3072, 768)], 8)):
+    for shapes, rank in (([(5, 3)], 2), ([(8, 4), (6, 5)], 3), ([(768, 768)] * 3 + [(3072, 768)], 8)):
         given = float(called(learn, list(shapes), rank))
         right = sum(rank * (rows + columns) for rows, columns in shapes)
         if given == right:
@@ -99,16 +100,17 @@ def line(between: Callable[[Mapping, Mapping, float], Mapping]) -> str | None:
             return f"give a dict with the same names, {', '.join(shapes)}."
         if any(not torch.equal(base[name], kept[name]) for name in shapes):
             return "base itself was changed: make new tensors, or there is no way back."
-        if _close(given, {n: alpha * base[n] + (1 - alpha) * tuned[n] for n in shapes}) and alpha != 0.5:
-            return "the ends are swapped: α = 0 is the model before fine-tuning."
         right = {n: (1 - alpha) * base[n] + alpha * tuned[n] for n in shapes}
         wrong = [n for n in shapes if not _close({n: given[n]}, {n: right[n]})]
+        if not wrong:
+            continue
+        if _close(given, {n: alpha * base[n] + (1 - alpha) * tuned[n] for n in shapes}):
+            return "the ends are swapped: α = 0 is the model before fine-tuning."
         if wrong == ["logit_scale"]:
             return "the logit scale lies on the line too: it is a weight like the others."
         if _close(given, {n: base[n] + alpha * tuned[n] for n in shapes}):
             return "that adds all of tuned; what is added to base is α times the difference, tuned − base."
-        if wrong:
-            return f"for α = {alpha:g}, {wrong[0]} is off: (1 − α) · base + α · tuned, weight by weight."
+        return f"for α = {alpha:g}, {wrong[0]} is off: (1 − α) · base + α · tuned, weight by weight."
     return None
 
 

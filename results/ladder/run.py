@@ -1,6 +1,7 @@
 """How little tuning is enough? The adaptation ladder on phantoms, and the paper's architecture as a ledger.
 
 python results/ladder/run.py phantoms [OUT]   learning rates on tune, then seeds: phantoms.json and phantoms.png
+python results/ladder/run.py figure [OUT]     phantoms.png again, from phantoms.json
 python results/ladder/run.py vit [OUT]        one step of a ViT-B/16 with random weights at every rung: vit_b16.json
 
 Every run is a fresh process, so that its peak of memory is its own. Linux or macOS.
@@ -122,6 +123,23 @@ def phantoms(out: Path) -> None:
     report = {"command": "python results/ladder/run.py phantoms", "world": "phantom knees, graded by a quick reader"}
     report |= {"patients": PATIENTS, "chosen": best, "rates": rates, "runs": runs}
     write(out / "phantoms.json", report)
+    picture(out)
+
+
+def picture(out: Path) -> None:
+    """phantoms.png from phantoms.json: one dot a run, what it learnt and what it kept."""
+    import kneeclip as kc
+    from kneeclip.checkpoints import write_atomically
+
+    runs = json.loads((out / "phantoms.json").read_text(encoding="utf-8"))["runs"]
+    dots = [(run["adapt"], *(run["validation"][task]["accuracy"] for task in ("reader", "space"))) for run in runs]
+    n = runs[0]["validation"]["n"]
+    figure = kc.plots.learnt_and_kept(
+        [{"adapt": name, "learnt": learnt, "kept": kept} for name, learnt, kept in dots],
+        labels=(f"grades as the reader does (n = {n})", f"reads the joint space (n = {n})"),
+        world="phantom knees graded by a quick reader",
+    )
+    write_atomically(out / "phantoms.png", lambda path: figure.savefig(path, format="png", dpi=160))
 
 
 def base(folder: Path) -> dict:
@@ -185,6 +203,8 @@ def main(words: list[str]) -> None:
     match words:
         case ["phantoms", *_]:
             phantoms(out)
+        case ["figure", *_]:
+            picture(out)
         case ["vit", *_]:
             vit(out)
         case ["draw", folder]:
