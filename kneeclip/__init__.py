@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "errors": ["KneeError", "KneeWarning"],
     "reading": ["agreement", "agreement_table"],
-    "presets": ["ARMS", "GRADES", "Preset", "Recipe", "get_preset"],
+    "presets": ["ARMS", "GRADES", "RUNGS", "Preset", "Recipe", "get_preset"],
     "data": ["load_knees", "require_split", "tune_mask"],
     "films": ["read_grey"],
     "auditing": ["audit"],
@@ -29,10 +29,12 @@ _ROOMS = {
     ],
     "losses": ["clip_koa_loss", "consistency_loss", "symmetry_loss"],
     "training": ["Run", "train"],
+    "adapting": ["interpolate"],
     "ablation": ["compare_arms"],
     "evaluation": ["compare", "evaluate", "expected_grade", "fit_temperature", "flip_average", "mcnemar"],
 }
 _MODULES = [
+    "adapting",
     "classroom",
     "data",
     "evaluation",

@@ -1,8 +1,8 @@
 """Checkpoints that a kill can't hurt: one safetensors file, written aside and moved into place.
 
-A checkpoint holds the weights, AdamW's moments and, as JSON in the file's header, everything else (step, history,
-best epoch, loss scale). One file means one atomic move: a reader finds the old state or the new one, never half
-of each. Nothing is pickled, so nothing can run when it is read.
+A checkpoint holds the weights that learn, AdamW's moments and, as JSON in the file's header, everything else (step,
+history, best epoch, loss scale). One file means one atomic move: a reader finds the old state or the new one, never
+half of each. Nothing is pickled, so nothing can run when it is read.
 """
 
 from __future__ import annotations
@@ -120,6 +120,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def learnt(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The model's state without what is frozen: that is in the weights that the run started from."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def load_learnt(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `learnt` gave; the model has the same parts frozen."""
+    expected = learnt(model).keys()
+    if tensors.keys() != expected:
+        odd = sorted(tensors.keys() ^ expected)
+        raise KneeError("the checkpoint does not hold what this run learns", odd, "delete it and start again")
+    model.load_state_dict(tensors, strict=False)
+
+
 def fingerprint(settings: object, tensors: dict[str, torch.Tensor]) -> str:
     """What must be the same for two runs to be one: settings as JSON; data and starting weights as tensors."""
     digest = hashlib.sha256(json.dumps(settings).encode())
@@ -134,6 +149,7 @@ class RunState:
 
     def __init__(self, folder: str | Path | None, select: str, accelerator):
         self.step, self.history, self.steps = 0, [], []
+        self.resumed_at, self.trained = 0, 0
         self.best, self.best_epoch, self.best_weights = -math.inf, -1, None
         self.select, self.accelerator = select, accelerator
         self.folder = Path(folder) if folder is not None else None
@@ -178,7 +194,7 @@ class RunState:
         if odd := [name for name, kind in kinds.items() if not isinstance(meta[name], kind)]:
             raise TypeError(", ".join(odd))
         weights = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-        model.load_state_dict(weights)
+        load_learnt(model, weights)
         load_optimizer(optimizer, tensors)
         if self.accelerator.scaler is not None and meta["scaler"]:
             self.accelerator.scaler.load_state_dict(meta["scaler"])
@@ -189,7 +205,7 @@ class RunState:
         if self.folder is None or not self.accelerator.is_main_process:
             return
         self._finite(model)
-        tensors = {f"model/{k}": v for k, v in model.state_dict().items()} | optimizer_tensors(optimizer)
+        tensors = {f"model/{k}": v for k, v in learnt(model).items()} | optimizer_tensors(optimizer)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         names = ("step", "history", "steps", "best", "best_epoch", "fingerprint")
         save_state(self.checkpoint, tensors, {n: getattr(self, n) for n in names} | {"scaler": scaler})
@@ -209,7 +225,7 @@ class RunState:
         score = row.get(f"tune_{self.select}", -1e9) if judged else row["epoch"]
         if score > self.best:
             self.best, self.best_epoch = score, row["epoch"]
-            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            weights = {k: v.detach().cpu().clone() for k, v in learnt(model).items()}
             if self.folder is None:
                 self.best_weights = weights
             elif self.accelerator.is_main_process:

@@ -131,6 +131,9 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="no, bf16 or fp16")] = None,
+    adapt: Annotated[str | None, typer.Option("--adapt", help="what learns: full, last_k, lora or probe")] = None,
+    last_k: Annotated[int | None, typer.Option("--last-k", help="blocks of each tower, for last_k")] = None,
+    lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="rank of the added matrices, for lora")] = None,
     sides: Annotated[str, typer.Option("--sides", help="knees to train on: both, R or L")] = "both",
     fresh: Annotated[bool, typer.Option("--fresh", help="random weights: the control without pretraining")] = False,
     seed: SeedOption = None,
@@ -145,7 +148,7 @@ def train(
     chosen = _preset(preset, data)
     settings = _given(
         arm=arm, consistency=consistency, weight=weight, epochs=epochs, lr=lr, batch_size=batch_size,
-        precision=precision, seed=seed,
+        precision=precision, adapt=adapt, last_k=last_k, lora_rank=lora_rank, seed=seed,
     )  # fmt: skip
     recipe = dataclasses.replace(chosen.recipe, **settings)
     base = model or chosen.model

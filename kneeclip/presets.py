@@ -31,6 +31,13 @@ KINDS = {
     "str": (str, "a word"),
     "bool": (bool, "True or False"),
 }
+#: The rungs of the adaptation ladder: what learns. All else keeps its bits.
+RUNGS = {
+    "full": "every weight",
+    "last_k": "the last k blocks of both towers, the norms behind them, both projections and the logit scale",
+    "lora": "matrices of rank r beside the queries and values of every block of both towers, and the logit scale",
+    "probe": "both projections and the logit scale: a linear map on frozen features",
+}
 TWO_VIEW_ARMS = ("symmetry", "consistency", "clip_koa")
 
 
@@ -58,6 +65,9 @@ class Recipe:
     calibrate: bool = False  # fit a temperature on `tune` and fold it into the logit scale
     save_every: int = 0  # checkpoint every so many steps besides the end of each epoch; 0: epochs only
     seed: int = 0
+    adapt: str = "full"  # one of RUNGS: how much of the model learns
+    last_k: int = 1  # blocks of each tower that learn with adapt="last_k"
+    lora_rank: int = 8  # rank of the matrices that adapt="lora" adds
 
     def __post_init__(self):
         def check(ok, name, remedy):
@@ -78,7 +88,8 @@ class Recipe:
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
         for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
-        for name in ("epochs", "batch_size"):
+        check(self.adapt in RUNGS, "adapt", f"choose one of {', '.join(RUNGS)}")
+        for name in ("epochs", "batch_size", "last_k", "lora_rank"):
             check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")
         check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "give a whole number from 1, or None")
         for name in ("lr", "clip_norm"):

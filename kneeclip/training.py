@@ -21,9 +21,10 @@ from transformers import CLIPModel, CLIPProcessor
 
 from kneeclip import model as clip
 from kneeclip import processes
+from kneeclip.adapting import adapted, count_trained
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.cards import write_run
-from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_state, read_json
+from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_learnt, load_state, read_json
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
@@ -49,6 +50,7 @@ class Run:
     temperature: float | None = None  # folded into the logit scale, if the recipe calibrates
     folder: Path | None = None
     resumed_at: int = 0  # the step that this call started from
+    trained: int = 0  # numbers that learnt; with LoRA those of the matrices that are merged by now
     notes: list[str] = field(default_factory=list)
 
 
@@ -77,7 +79,7 @@ def train(
     card: dict | None = None,
     watch: Callable[[list[dict], list[dict]], None] | None = None,
 ) -> Run:
-    """Fine-tune CLIP on graded knees, in place.
+    """Fine-tune CLIP on graded knees, in place: all of it, or what the recipe's `adapt` names.
 
     Both views go through the image tower in one forward pass. The prompts are encoded once a step (once a piece,
     where `micro_batch` cuts the step into pieces), not once an image.
@@ -120,24 +122,33 @@ def train(
     prompts = as_prompts(prompts)
     data = load_resident(processor, knees, "train", accelerator, recipe, progress)
     tune = load_resident(processor, knees, "tune", accelerator, recipe, progress) if "tune" in knees else None
-    tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
+    model.to(accelerator.device).train()
+    state = RunState(out, recipe.select, accelerator)
+    if out is not None:  # before there are adapters: a run is known by the weights that it starts from
+        state.open(_identity(recipe, prompts, data, tune, processor, model))
+    if state.finished:
+        return _read_back(state, model, recipe, prompts)
+    with adapted(model, recipe) as merge:
+        _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress)
+        load_learnt(model, state.best_weights if state.folder is None else load_state(state.best_file)[0])
+        merge()
+        return _finish(state, model, processor, recipe, prompts, tune, accelerator, card)
 
-    grader = Grader(model.to(accelerator.device).train(), prompts.counts)
+
+def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress) -> None:
+    """Every epoch that is still to come; what was learnt stands in `state` afterwards."""
+    tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
+    grader = Grader(model, prompts.counts)
     # fused: one pass over the weights; under loss scaling it would hide from Accelerate that a step was skipped
     groups, fused = parameter_groups(model, recipe.weight_decay), recipe.precision != "fp16"
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=BETAS, eps=EPS, fused=fused)
     grader, optimizer = accelerator.prepare(grader, optimizer)
-
-    state = RunState(out, recipe.select, accelerator)
-    if out is not None:
-        state.open(_identity(recipe, prompts, data, tune, processor, model))
-    if state.finished:
-        return _read_back(state, model, recipe, prompts)
+    state.trained = count_trained(model)
     state.resume(model, optimizer)
     per_epoch = math.ceil(len(data.grades) / recipe.batch_size)
     total = per_epoch * recipe.epochs
     bar = tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress)
-    resumed_at = state.step
+    state.resumed_at = state.step
     for epoch in range(state.step // per_epoch, recipe.epochs):
         start = time.perf_counter()  # of this epoch; a resumed one counts from where it went on
         order, draws = epoch_plan(data, recipe, epoch)
@@ -163,7 +174,6 @@ def train(
         state.end_of_epoch(row, model, optimizer)
         watch(state.history, state.steps)
     bar.close()
-    return _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card)
 
 
 def learning_rate(step: int, total: int, recipe: Recipe) -> float:
@@ -245,11 +255,10 @@ def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, pr
     return values
 
 
-def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed_at, card) -> Run:
-    weights = state.best_weights if state.folder is None else load_state(state.best_file)[0]
-    model.load_state_dict(weights)
+def _finish(state, model, processor, recipe, prompts, tune, accelerator, card) -> Run:
     model.eval()
-    run = Run(model, recipe, prompts, state.history, state.steps, state.best_epoch, None, state.folder, resumed_at)
+    run = Run(model, recipe, prompts, state.history, state.steps, state.best_epoch, None, state.folder)
+    run.resumed_at, run.trained = state.resumed_at, state.trained
     if tune is None:
         kept = "no tune split: the last epoch was kept"
         run.notes.append(kept + (", and nothing was calibrated" if recipe.calibrate else ""))
@@ -268,7 +277,11 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, resumed
 
 
 def _identity(recipe, prompts, data, tune, processor, model) -> str:
-    settings = [vars(recipe), prompts.texts, processor.image_processor.image_mean, processor.image_processor.image_std]
+    # a setting that the rung does not look at makes no other run, nor does `adapt` where everything learns
+    idle = {"last_k", "lora_rank"} - {{"last_k": "last_k", "lora": "lora_rank"}.get(recipe.adapt)}
+    idle |= {"adapt"} if recipe.adapt == "full" else set()
+    asked = {name: value for name, value in vars(recipe).items() if name not in idle}
+    settings = [asked, prompts.texts, processor.image_processor.image_mean, processor.image_processor.image_std]
     tensors = {f"train/{name}": getattr(data, name) for name in ("images", "grades", "mirror_on_device")}
     if tune is not None:
         tensors |= {"tune/images": torch.from_numpy(tune.images), "tune/grades": tune.grades}
@@ -282,6 +295,7 @@ def _read_back(state, model, recipe, prompts) -> Run:
     try:
         run = Run(model.eval(), recipe, prompts, history["epochs"], history["steps"], done["best_epoch"])
         run.temperature, run.folder, run.resumed_at = done["temperature"], state.folder, len(history["steps"])
+        run.trained = done.get("trained", 0)
         run.notes = [*done["notes"], "this run was finished before; nothing was trained"]
     except (KeyError, TypeError) as error:
         raise KneeError("the run's record lacks an entry", [state.folder, str(error)], DAMAGED) from error

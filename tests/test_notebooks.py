@@ -50,13 +50,14 @@ def pictures(cell):
     return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
 
 
-def test_there_are_five_and_each_has_its_solutions():
+def test_there_are_six_and_each_has_its_solutions():
     assert [path.stem for path in NOTEBOOKS] == [
         "01_explore_knees",
         "02_design_prompts",
         "03_finetune_clip",
         "04_symmetry_and_consistency",
         "05_evaluate_and_explain",
+        "06_adapt_and_scale",
     ]
     assert [path.name for path in SOLUTIONS] == [path.name for path in NOTEBOOKS]
 
@@ -126,7 +127,8 @@ def test_first_cell_states_purpose_limits_and_time(lesson):
 
 def test_the_measured_times_fit_the_class():
     seconds = [int(tool.TIME.search(read(path).cells[0].source).group().split()[0]) for path in NOTEBOOKS]
-    assert min(seconds) > 0 and max(seconds) <= 90 and sum(seconds) <= 300
+    assert min(seconds) > 0 and max(seconds) <= 90
+    assert sum(seconds[:5]) <= 300  # the five of the class; 06 is an extra
 
 
 def test_cells_are_marked_core_or_extra(lesson):
@@ -216,4 +218,4 @@ def test_the_readme_shows_a_figure_of_each_notebook_as_it_stands_there():
         assert path.read_bytes() == png, "run: python tools/notebooks.py figures"
         assert f"](docs/figures/{path.name})" in text
     shown = re.findall(r"docs/figures/(0\d)\.png", text)
-    assert shown[0] == "04" and len(figures) == 5  # trained on right knees only: the README opens with it
+    assert shown[0] == "04" and len(figures) == 6  # trained on right knees only: the README opens with it

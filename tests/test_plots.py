@@ -46,6 +46,12 @@ MASKS = np.zeros((3, 40, 40), bool)
 MASKS[:, 10:20, 5:30] = True
 MAPS = RNG.random((3, 40, 40)) + MASKS
 SCORED = {"lift": {"value": 4.0, "ci": [3.8, 4.2]}, "auc": {"value": 0.9, "ci": None}, "n": 100, "n_patients": 50}
+RUNGS = [
+    {"adapt": name, "trained": 10**i, "a": (0.5, 0.4, 0.6), "b": (0.7, 0.6, 0.8), "learnt": 0.5, "kept": 0.7}
+    | {"weights": 5e6, "gradients": 1e5 * 10**i, "moments": 2e5 * 10**i, "kept_bytes": 1e7}
+    for i, name in enumerate(plots.RUNG_LOOKS)
+]
+LEDGER = [{**row, "kept": row["kept_bytes"]} for row in RUNGS]
 X = np.linspace(0, 4, 9)
 FIGURES = {
     "knee_grid": lambda **kw: plots.knee_grid([*IMAGES[:-1], Image.fromarray(IMAGES[-1])], GRADES[:7], **kw),
@@ -87,6 +93,10 @@ FIGURES = {
     "interventions": lambda **kw: plots.interventions([("a beak", 2, 0.9, 0.7, 1.1), ("a cyst", 0, 0, 0, 0)], **kw),
     "embedding_map": lambda **kw: plots.embedding_map(P[:, :2], GRADES, P[:5, 1:3], (0.6, 0.2), **kw),
     "own_knee": lambda **kw: plots.own_knee(IMAGES[0], P[0], ["never for diagnosis", "not square"], **kw),
+    "ladder": lambda **kw: plots.ladder(RUNGS, {"a": "agrees (n = 300)", "b": "reads (n = 300)"}, **kw),
+    "memory": lambda **kw: plots.memory({"small": LEDGER, "large": LEDGER}, **kw),
+    "learnt_and_kept": lambda **kw: plots.learnt_and_kept([*RUNGS, RUNGS[-1]], labels=("learnt", "kept"), **kw),
+    "wise_ft": lambda **kw: plots.wise_ft([0, 0.5, 1], {"a": [(0.5, 0.4, 0.6)] * 3}, chosen=0.5, **kw),
     "identity": lambda **kw: plots.identity(X, 0.3 + X**2, np.full(9, 0.3), X**2, **kw),
 }
 
@@ -149,6 +159,10 @@ LABELS = {
     "negation": ["cosine with the text that affirms it", "KL grade", "images (n = 7)"],
     "standings": ["QWK and its 95 % interval"],
     "picked": ["QWK on tune", "QWK on test"],
+    "ladder": ["agrees (n = 300)", "reads (n = 300)"],
+    "memory": ["small (MiB)", "large (MiB)"],
+    "learnt_and_kept": ["learnt", "kept"],
+    "wise_ft": ["α (0: before fine-tuning, 1: after)", "accuracy, 95 % interval shaded"],
 }
 
 

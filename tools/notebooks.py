@@ -61,6 +61,7 @@ README_FIGURES = {
     "03": "kc.widgets.live_curve(",
     "04": "kc.plots.one_sided(",
     "05": "kc.plots.rankings(",
+    "06": "kc.plots.learnt_and_kept(",
 }
 GUIDE = re.compile(r"(?s)(?<=<!-- questions -->\n).*?(?=<!-- end of questions -->)")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kneeclip.checks import judging, knees, learning, views, words
+from kneeclip.checks import adapting, judging, knees, learning, views, words
 from kneeclip.checks.asking import Open, Question
 from kneeclip.errors import KneeError
 
-_NOTEBOOKS = (knees, words, learning, views, judging)
+_NOTEBOOKS = (knees, words, learning, views, judging, adapting)
 QUESTIONS: dict[str, Question] = {number: asked for room in _NOTEBOOKS for number, asked in room.QUESTIONS.items()}
 EXERCISES: dict[str, Callable] = {number: checker for room in _NOTEBOOKS for number, checker in room.EXERCISES.items()}
 

@@ -6,6 +6,7 @@ order in grey print. No function touches pyplot: the last line of a cell shows i
 
 from kneeclip.canvas import ARM_COLOURS, GRADE_COLOURS
 from kneeclip.plots.ablations import differences, gain, one_sided, weights
+from kneeclip.plots.adapting import RUNG_LOOKS, ladder, learnt_and_kept, memory, wise_ft
 from kneeclip.plots.comparing import forest, interval_widths, published, rankings
 from kneeclip.plots.explaining import embedding_map, interventions, map_scores, own_knee, relevance_maps
 from kneeclip.plots.judging import calibration, confusion, reliability, scores
@@ -19,6 +20,7 @@ from kneeclip.plots.words import negation, picked, similarity_map, standings, te
 __all__ = [
     "ARM_COLOURS",
     "GRADE_COLOURS",
+    "RUNG_LOOKS",
     "arms",
     "calibration",
     "ceiling",
@@ -37,9 +39,12 @@ __all__ = [
     "kappa_spread",
     "knee_grid",
     "labelled",
+    "ladder",
     "leak",
+    "learnt_and_kept",
     "loss_curves",
     "map_scores",
+    "memory",
     "negation",
     "one_sided",
     "own_knee",
@@ -61,4 +66,5 @@ __all__ = [
     "view_pair",
     "view_scatter",
     "weights",
+    "wise_ft",
 ]

@@ -1,0 +1,128 @@
+"""Questions and exercises of notebook 06."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from kneeclip.checks.asking import Question, called
+
+QUESTIONS = {
+    "06-1": Question(
+        right="c",
+        reasons={
+            "a": "Gradients and moments do fall like that. But to reach an adapter in the first block, the gradient "
+            "must come through all blocks above it, and for that their activations are kept.",
+            "b": "Gradients with respect to weights fall away, and what only they needed is not kept.",
+            "c": "The gradient must still come through every block, so most of what the forward pass made is kept; "
+            "only what the frozen weights' own gradients needed falls away.",
+        },
+        misconceptions={
+            "a": "Memory in training is paid per weight that learns; the activations are forgotten.",
+            "b": "A frozen weight saves nothing, since the forward pass runs through it all the same.",
+        },
+    ),
+    "06-2": Question(
+        right="b",
+        reasons={
+            "a": "Moving many numbers a little can leave more in place than moving a few numbers far, and where they "
+            "sit counts: the projections are the common exit of all images and all texts.",
+            "b": "It counts where the numbers sit and how far they move. The probe and the last block turn the common "
+            "exit of every sentence, and at the learning rates that suit them they move far.",
+            "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
+        },
+        misconceptions={
+            "a": "What is forgotten is in proportion to how many weights changed.",
+            "c": "A model forgets only what the new labels contradict.",
+        },
+    ),
+    "06-3": Question(
+        right="a",
+        reasons={
+            "a": "Weights are averaged, and accuracy is no linear function of weights. Each curve goes its own way; "
+            "here one rises early while the other falls late.",
+            "b": "That would hold if accuracy were a linear function of the weights. It is not.",
+            "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
+        },
+        misconceptions={
+            "b": "Halfway between two models' weights is halfway between their accuracies.",
+            "c": "Averaging two networks' weights always wrecks both.",
+        },
+    ),
+    "06-4": Question(
+        right="b",
+        reasons={
+            "a": "Without its moments AdamW starts as if it had seen no gradient, and its first steps differ.",
+            "b": "The order and the augmentation are drawn anew from (seed, epoch, image), so no generator's state is "
+            "needed; moments and step are.",
+            "c": "That would be right for a loop that draws from one running generator. Here randomness is keyed: the "
+            "step's number says all.",
+        },
+        misconceptions={
+            "a": "The weights are the whole state of a training.",
+            "c": "Randomness can only be repeated by saving a generator's state.",
+        },
+    ),
+}
+
+
+def lora_numbers(learn: Callable[[Sequence[tuple[int, int]], int], int]) -> str | None:
+    for shapes, rank in (([(5, 3)], 2), ([(8, 4), (6, 5)], 3), ([(768, 768)] * 3 + [(3072, 768)], 8)):
+        given = float(called(learn, list(shapes), rank))
+        right = sum(rank * (rows + columns) for rows, columns in shapes)
+        if given == right:
+            continue
+        full = sum(rows * columns for rows, columns in shapes)
+        mistakes = {
+            full: "that counts the weights themselves, and they are frozen",
+            right + full: "that counts the frozen weights too",
+            rank * full: "BA has as many numbers as W, but what learns is B and A",
+            sum(rank * rows for rows, _ in shapes): "that is B alone; A is (r, columns) and learns too",
+            sum(rank * columns for _, columns in shapes): "that is A alone; B is (rows, r) and learns too",
+            sum(rows + columns for rows, columns in shapes): "that is rank 1: B has r columns and A has r rows",
+            rank * sum(shapes[0]): "add up over all the weights that get adapters",
+        }
+        why = mistakes.get(given, "B is (rows, r) and A is (r, columns)")
+        return f"for weights of shapes {shapes[:4]} and rank {rank} you gave {given:g} instead of {right}: {why}."
+    return None
+
+
+def line(between: Callable[[Mapping, Mapping, float], Mapping]) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a.weight": (2, 3), "a.bias": (2,), "logit_scale": ()}
+    base, tuned = ({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in "ab")
+    kept = {name: value.clone() for name, value in base.items()}
+    for alpha in (0.25, 0.0, 1.0):
+        given = called(between, base, tuned, alpha)
+        if not isinstance(given, Mapping) or set(given) != set(shapes):
+            return f"give a dict with the same names, {', '.join(shapes)}."
+        if any(not torch.equal(base[name], kept[name]) for name in shapes):
+            return "base itself was changed: make new tensors, or there is no way back."
+        right = {n: (1 - alpha) * base[n] + alpha * tuned[n] for n in shapes}
+        wrong = [n for n in shapes if not _close({n: given[n]}, {n: right[n]})]
+        if not wrong:
+            continue
+        if _close(given, {n: alpha * base[n] + (1 - alpha) * tuned[n] for n in shapes}):
+            return "the ends are swapped: α = 0 is the model before fine-tuning."
+        if wrong == ["logit_scale"]:
+            return "the logit scale lies on the line too: it is a weight like the others."
+        if _close(given, {n: base[n] + alpha * tuned[n] for n in shapes}):
+            return "that adds all of tuned; what is added to base is α times the difference, tuned − base."
+        return f"for α = {alpha:g}, {wrong[0]} is off: (1 − α) · base + α · tuned, weight by weight."
+    return None
+
+
+def _close(a: Mapping, b: Mapping) -> bool:
+    return all(
+        a[name].shape == b[name].shape and all(map(_near, a[name].flatten().tolist(), b[name].flatten().tolist()))
+        for name in b
+    )
+
+
+def _near(a: float, b: float) -> bool:
+    return math.isclose(a, b, abs_tol=1e-5)
+
+
+EXERCISES = {"06": lora_numbers, "06-extra": line}

@@ -1,0 +1,158 @@
+"""Figures of notebook 06: what each rung of the ladder costs, what it learns and what it forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from kneeclip.canvas import FAINT, INK, new_picture, styled
+from kneeclip.errors import KneeError
+
+#: Colour and marker of a rung, the same in every figure.
+RUNG_LOOKS = {
+    "zero-shot": ("#666666", "X"),
+    "probe": ("#e69f00", "s"),
+    "lora": ("#cc79a7", "D"),
+    "last_k": ("#009e73", "^"),
+    "full": ("#0072b2", "o"),
+}
+#: (colour, hatch) of what lies in memory during a step.
+MEMORY = {
+    "weights": ("#bbbbbb", ""),
+    "gradients": ("#e69f00", "///"),
+    "moments": ("#56b4e9", "..."),
+    "kept": ("#0072b2", "\\\\\\"),
+}
+KEPT = {"weights": "weights", "gradients": "gradients", "moments": "AdamW's moments", "kept": "kept for backward"}
+UNITS = {"MiB": 2**20, "GiB": 2**30}
+
+
+@styled
+def ladder(rows: Sequence[Mapping], tasks: Mapping[str, str], *, world: str = "") -> Figure:
+    """One panel a task, one line a rung: accuracy and its interval. Notebook: 06.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        ``adapt`` (or ``name``, where it is another), ``trained``, and for each task ``(value, low, high)``.
+    tasks : key of the rows -> what its axis says
+    """
+    if not rows:
+        raise KneeError("there is no rung to draw")
+    figure, axes = new_picture(8.8, 0.42 * len(rows) + 1.15, 1, len(tasks), caption=world, sharey=True)
+    for ax, (task, label) in zip(axes[0], tasks.items(), strict=True):
+        start = next((row[task][0] for row in rows if row["adapt"] == "zero-shot"), None)
+        if start is not None:
+            ax.axvline(start, color=FAINT, linestyle="--", linewidth=1, zorder=0)
+        for y, row in enumerate(rows):
+            colour, marker = RUNG_LOOKS.get(row["adapt"], (INK, "o"))
+            value, low, high = row[task]
+            ax.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
+            ax.plot(value, y, marker, color=colour, markersize=8, markeredgecolor="white")
+        ax.set(xlabel=label)
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.grid(False, axis="y")
+    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(row)}\n({row['trained']:,} learn)" for row in rows])
+    axes[0, 0].set_ylim(len(rows) - 0.45, -0.55)
+    axes[0, 0].set_title("dashed: before fine-tuning")
+    return figure
+
+
+@styled
+def memory(ledgers: Mapping[str, Sequence[Mapping]], *, unit: str = "MiB", world: str = "") -> Figure:
+    """What a step holds in memory at each rung, as stacked bars; one panel a model. Notebook: 06.
+
+    Parameters
+    ----------
+    ledgers : panel's title -> rows
+        Each a dict of ``adapt`` and the bytes of `kneeclip.adapting.ledger`.
+    unit : "MiB" or "GiB"
+    """
+    bytes_each = UNITS[unit]
+    tallest = max(len(rows) for rows in ledgers.values())
+    figure, axes = new_picture(8.8, 0.45 * tallest + 1.45, 1, len(ledgers), caption=world)
+    for ax, (title, rows) in zip(axes[0], ledgers.items(), strict=True):
+        for y, row in enumerate(rows):
+            start = 0.0
+            for part, (colour, hatch) in MEMORY.items():
+                width = row[part] / bytes_each
+                ax.barh(y, width, left=start, height=0.62, color=colour, hatch=hatch, edgecolor="white", linewidth=0.6,
+                        label=KEPT[part] if y == 0 else None)  # fmt: skip
+                start += width
+            ax.annotate(f"{start:,.1f}" if start < 100 else f"{start:,.0f}", (start, y), (4, 0), va="center",
+                        textcoords="offset points", fontsize=8.5)  # fmt: skip
+        longest = max(sum(row[part] for part in MEMORY) for row in rows) / bytes_each
+        ax.set(xlabel=f"{title} ({unit})", xlim=(0, 1.16 * longest), ylim=(len(rows) - 0.5, -0.5))
+        ax.set_yticks(range(len(rows)), [_name(row) for row in rows])
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.grid(False, axis="y")
+    axes[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), columnspacing=1.2)
+    return figure
+
+
+@styled
+def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: str = "") -> Figure:
+    """One dot a run: what it learnt to the right, what it kept upwards. Notebook: 06.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        ``adapt``, ``learnt`` and ``kept``, both shares; the run called zero-shot is where all began.
+    labels : what the two axes say
+    """
+    figure, axes = new_picture(6.2, 4.0, caption=world)
+    ax = axes[0, 0]
+    for name in dict.fromkeys(row["adapt"] for row in rows):
+        colour, marker = RUNG_LOOKS.get(name, (INK, "o"))
+        own = [row for row in rows if row["adapt"] == name]
+        x, y = [row["learnt"] for row in own], [row["kept"] for row in own]
+        seeds = f", {len(own)} seeds" if len(own) > 1 else ""
+        ax.plot(x, y, marker, color=colour, markersize=9, markeredgecolor="white", linestyle="", label=f"{name}{seeds}")
+        if name == "zero-shot":
+            ax.axhline(y[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)
+            ax.axvline(x[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_major_locator(MaxNLocator(6))
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), columnspacing=1.2)
+    return figure
+
+
+@styled
+def wise_ft(
+    alphas: Sequence[float], curves: Mapping[str, Sequence[tuple]], *, chosen: float | None = None, world: str = ""
+) -> Figure:
+    """Accuracy of the models on the line between two models' weights, one curve a task. Notebook: 06.
+
+    Parameters
+    ----------
+    alphas : N numbers from 0 (before fine-tuning) to 1 (after)
+    curves : task -> N times (value, low, high)
+    chosen : one of the alphas, drawn as a vertical line with the values there
+    """
+    looks = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"))
+    figure, axes = new_picture(6.8, 3.6, caption=world)
+    ax = axes[0, 0]
+    for (colour, dash, marker), (task, values) in zip(looks, curves.items(), strict=False):
+        value, low, high = (np.array(part) for part in zip(*values, strict=True))
+        ax.fill_between(alphas, low, high, color=colour, alpha=0.13, linewidth=0)
+        ax.plot(alphas, value, color=colour, linestyle=dash, marker=marker, markersize=5, label=task)
+        if chosen is not None:
+            at = float(np.interp(chosen, alphas, value))
+            ax.annotate(f"{at:.1%}", (chosen, at), (6, 6), textcoords="offset points", color=colour, weight="bold")
+    if chosen is not None:
+        ax.axvline(chosen, color=INK, linewidth=1.1, zorder=0)
+        ax.set_title(f"α = {chosen:g}", loc="right")
+    ax.set(xlabel="α (0: before fine-tuning, 1: after)", ylabel="accuracy, 95 % interval shaded", xlim=(-0.03, 1.1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.legend(ncols=1, loc="lower left", bbox_to_anchor=(0, 1.0))
+    return figure
+
+
+def _name(row: Mapping) -> str:
+    return row.get("name", row["adapt"])
