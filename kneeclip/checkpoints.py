@@ -158,12 +158,12 @@ class RunState:
         names = ("step", "history", "steps", "best", "best_epoch", "fingerprint")
         save_state(self.checkpoint, tensors, {n: getattr(self, n) for n in names} | {"scaler": scaler})
 
-    def end_of_epoch(self, row, model, optimizer):
+    def end_of_epoch(self, row, model, optimizer, candidate=True):
         self.history.append(row)
         judged = self.select != "none" and any(name.startswith("tune_") for name in row)
         # an epoch whose QWK is undefined (one grade for all) is the worst; unjudged, the last epoch is the best
         score = row.get(f"tune_{self.select}", -1e9) if judged else row["epoch"]
-        if score > self.best:
+        if candidate and score > self.best:
             self.best, self.best_epoch = score, row["epoch"]
             weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
             if self.folder is None:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from kneeclip import commands
 from kneeclip.errors import KneeError
 
 app = typer.Typer(
@@ -224,6 +225,9 @@ def predict(
                 typer.echo(f"Warning: {path.name}: {ODD[doubt]}.", err=True)
     typer.echo(_disclaimer())
     _write_json(json_file, rows)
+
+
+app.command()(commands.study)
 
 
 def _preset(name: str | None, data: str | None):
