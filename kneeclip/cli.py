@@ -99,12 +99,13 @@ def pretrain(
     seed: SeedOption = None,
     patients: Annotated[int | None, typer.Option("--patients", help="phantom patients, two knees each")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
 ) -> None:
     """Make phantom-clip: a small CLIP trained from nothing on captioned phantoms."""
     from kneeclip.pretrain import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
-    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs))
+    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs), sides=sides)
     folder = run_pretraining(out or Path("runs/phantom-clip"), settings)
     typer.echo(f"Model: {folder}")
 
@@ -228,6 +229,7 @@ def predict(
 
 
 app.command()(commands.study)
+app.command()(commands.report)
 
 
 def _preset(name: str | None, data: str | None):

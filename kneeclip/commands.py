@@ -20,3 +20,13 @@ def study(
     from kneeclip.study import run_study
 
     run_study(config, out or config.parent, data=data, only=only, limit=limit, work=work, say=typer.echo)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder: results/NAME")],
+) -> None:
+    """Tables, figures and the finding of a study, finished or not, from the JSON of its runs alone."""
+    from kneeclip.findings import write_report
+
+    for path in write_report(folder):
+        typer.echo(f"Written: {path}")

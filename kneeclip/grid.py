@@ -173,15 +173,17 @@ def parse_study(settings: dict) -> Study:
 def matched(recipe: Recipe, run: Planned) -> Recipe:
     """The recipe of one run, given what the two-view arms have.
 
-    One view: twice the epochs, twice the images a step. A share of the patients: as many epochs more. An epoch is
-    judged as often more seldom. Views, updates and looks are those of `recipe` up to the rounding of whole steps.
+    One view: twice the epochs, twice the images a step. A share of the patients, or one of their sides: as many epochs
+    more. Epochs are judged as much more seldom. Views, updates and looks are then those of `recipe`, up to the
+    rounding of whole steps (and of a share's patients, whom a hash picks).
     """
     v = run.variant
     arm = "clip_koa" if v.arm == "nonsense" else v.arm
     recipe = dataclasses.replace(recipe, arm=arm, seed=run.seed)
     if v.form is not None:
         recipe = dataclasses.replace(recipe, consistency=v.form, weight=v.weight)
-    fewer, times = round(100 / v.share), 3 - recipe.views
+    times = 3 - recipe.views
+    fewer = round(100 / v.share) * (1 if v.sides == "both" else 2)
     return dataclasses.replace(
         recipe,
         epochs=recipe.epochs * times * fewer,

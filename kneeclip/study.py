@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 from sklearn.model_selection import StratifiedGroupKFold
 
 from kneeclip.cards import environment
-from kneeclip.checkpoints import fingerprint, write_atomically
+from kneeclip.checkpoints import fingerprint
 from kneeclip.data import grey_arrays, load_knees, require_split, tune_mask
 from kneeclip.errors import KneeError
 from kneeclip.grid import Planned, Study, matched, read_study
+from kneeclip.ledger import finished_runs, run_file, write_compact
 from kneeclip.model import load_clip, predict, preprocess
 from kneeclip.presets import get_preset
 from kneeclip.training import train
@@ -88,7 +89,7 @@ def run_study(
     say(f"{len(study.runs)} runs, {len(done)} of them finished; unfinished ones lie in {work}.")
     made = 0
     while True:
-        todo = [run for run in wanted if not _file(out, run).exists()]
+        todo = [run for run in wanted if not run_file(out, run).exists()]
         before, busy = made, 0
         for run in todo:
             if limit is not None and made >= limit:
@@ -100,7 +101,7 @@ def run_study(
                 busy += 1
                 continue
             with lock:
-                if _file(out, run).exists():  # finished by another process since we looked
+                if run_file(out, run).exists():  # finished by another process since we looked
                     continue
                 record = _make(study, run, images, out, work / run.name)
                 made += 1
@@ -173,29 +174,6 @@ class Images:
         return {"world": self.world, "digest": digest.hexdigest()[:16], **columns}
 
 
-def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
-    """The records of the runs that are whole.
-
-    Raises
-    ------
-    KneeError
-        If one is damaged, or was made with other settings.
-    """
-    records = {}
-    for run in study.runs:
-        path = _file(out, run)
-        if not path.exists():
-            continue
-        try:
-            records[run] = json.loads(path.read_text(encoding="utf-8"))
-            config = records[run]["config"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise KneeError("a run's record is damaged", path, "delete it, and the study makes it again") from error
-        if config != study.hash:
-            raise KneeError("a run was made with other settings", path, "move it away, and the study makes it again")
-    return records
-
-
 def _open(study: Study, images: Images, out: Path) -> None:
     """Write study.json, or check that the one that is there is this study's."""
     path = out / "study.json"
@@ -248,22 +226,15 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
         "p": np.round(p, DECIMALS).tolist(),
         "p_flip": np.round(p_flip, DECIMALS).tolist(),
     }
-    write_compact(_file(out, run), record)
+    write_compact(run_file(out, run), record)
     shutil.rmtree(folder, ignore_errors=True)  # the weights; only now is the run safe without them
     return record
-
-
-def write_compact(path: Path, record: dict) -> None:
-    """JSON with one line for each entry: small, and a changed entry is a changed line. Atomically."""
-    lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in record.items()]
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
-    write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
 
 
 def _progress(study: Study, out: Path, run: Planned, record: dict, images: Images) -> str:
     grade = images.grade[images.fold == run.fold]
     right = (np.array(record["p"]).argmax(1) == grade).mean()
-    done = [r for r in study.runs if _file(out, r).exists()]
+    done = [r for r in study.runs if run_file(out, r).exists()]
     each = record["training_seconds"]
     left = each * (len(study.runs) - len(done)) / 60
     return (
@@ -280,7 +251,3 @@ def _share(patients: Iterable[str], percent: float, seed: int) -> np.ndarray:
     """About so many percent of the patients, by a hash of seed and id: a larger share holds the smaller ones."""
     digests = (hashlib.sha256(f"kneeclip share {seed} {patient}".encode()).digest() for patient in patients)
     return np.array([int.from_bytes(d[:8], "big") < percent / 100 * 2**64 for d in digests])
-
-
-def _file(out: Path, run: Planned) -> Path:
-    return out / "runs" / f"{run.name}.json"
