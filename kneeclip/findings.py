@@ -180,19 +180,17 @@ def _figures(report: dict) -> dict:
         return {}
     drawn = {"arms.png": (plots.study_arms(arms, world=world), "Every arm with its interval and its single runs")}
     metric, rows = question["metric"], []
-    scale = 100 if metric == "accuracy" else 1
     for c in (c for c in report["contrasts"] if c["side"] == question["side"]):
         for view in ("original", "averaged"):
             one = c[view][metric]
             if one["ci"]:
                 label = f"{c['a']} − {c['b']}" + (", averaged" if view == "averaged" else "")
-                rows.append((label, scale * one["difference"], *(scale * x for x in one["ci"]), COLOURS[c["arm"]]))
+                rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
     if rows:
-        xlabel = f"difference in {NAMES[metric]}" + (", points" if scale == 100 else "")
-        figure = plots.forest(rows, xlabel=xlabel, reference=0, world=world)
+        figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, world=world)
         drawn["contrasts.png"] = (figure, "The planned contrasts with their intervals")
     forms: dict[str, list] = {}
-    for row in (row for row in arms if row["arm"] == "clip_koa" and row["share"] == 100):
+    for row in (row for row in arms if row["arm"] == "clip_koa" and row["sides"] == arms[0]["sides"]):
         forms.setdefault(row["form"], []).append(_point(row, row["weight"]))
     if len({point["x"] for points in forms.values() for point in points}) > 1:
         figure = plots.study_lines(forms, xlabel="weight of the Consistency Loss", world=world)
@@ -203,8 +201,8 @@ def _figures(report: dict) -> dict:
     if len({point["x"] for points in shares.values() for point in points}) > 1:
         figure = plots.study_lines(shares, xlabel="training patients, %", metrics=("accuracy", "qwk"), world=world)
         drawn["shares.png"] = (figure, "Accuracy and QWK over the share of the training patients")
-    looks = [curve for curve in report["looks"] if curve["views"]]
-    if 0 < len(looks) <= 10:
+    looks = [curve for curve in report["looks"] if curve["views"]][:7]  # of a larger grid the first, its arms
+    if looks:
         figure = plots.study_looks(looks, world=f"{study['world']}, tune")
         drawn["looks.png"] = (figure, "Accuracy and QWK on tune at each look")
     return drawn

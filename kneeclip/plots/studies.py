@@ -45,7 +45,8 @@ def study_arms(rows: Sequence[Mapping], *, world: str = "") -> Figure:
     axes[0, 0].plot([], [], "o", color=INK, label="original view")
     axes[0, 0].plot([], [], "o", color=INK, markerfacecolor="white", label="flip-averaged")
     axes[0, 0].plot([], [], "|", color=FAINT, label="one run")
-    axes[0, 0].legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes[0, 0].legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0)).set_in_layout(False)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.25 / figure.get_figheight()))  # room for the legend
     return figure
 
 
@@ -95,5 +96,7 @@ def study_looks(curves: Sequence[Mapping], *, world: str = "") -> Figure:
             colour, (_, marker, dash) = COLOURS[curve["arm"]], KINDS[i % len(KINDS)]
             ax.plot(curve["views"], curve[metric], color=colour, marker=marker, linestyle=dash, label=curve["label"])
         ax.set(xlabel="views trained on", ylabel=metric.replace("tune_", "").replace("qwk", "QWK") + " on tune")
-    axes[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0)).set_in_layout(False)
+    lines = -(-len(curves) // 4)
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.22 * lines / figure.get_figheight()))  # room for the legend
     return figure
