@@ -30,6 +30,8 @@ _ROOMS = {
     "losses": ["clip_koa_loss", "consistency_loss", "symmetry_loss"],
     "training": ["Run", "train"],
     "adapting": ["interpolate"],
+    "study": ["run_study"],
+    "findings": ["write_report"],
     "ablation": ["compare_arms"],
     "evaluation": ["compare", "evaluate", "expected_grade", "fit_temperature", "flip_average", "mcnemar"],
 }

@@ -217,13 +217,13 @@ class RunState:
             remedy = "start again in another folder with a lower learning rate; the last good checkpoint is kept"
             raise KneeError(what, self.folder, remedy)
 
-    def end_of_epoch(self, row, model, optimizer):
+    def end_of_epoch(self, row, model, optimizer, candidate=True):
         self._finite(model)
         self.history.append(row)
         judged = self.select != "none" and any(name.startswith("tune_") for name in row)
         # an epoch whose QWK is undefined (one grade for all) is the worst; unjudged, the last epoch is the best
         score = row.get(f"tune_{self.select}", -1e9) if judged else row["epoch"]
-        if score > self.best:
+        if candidate and score > self.best:
             self.best, self.best_epoch = score, row["epoch"]
             weights = {k: v.detach().cpu().clone() for k, v in learnt(model).items()}
             if self.folder is None:

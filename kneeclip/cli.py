@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from kneeclip import processes
+from kneeclip import commands, processes
 from kneeclip.errors import KneeError
 from kneeclip.shell import invoke
 
@@ -106,12 +106,13 @@ def pretrain(
     seed: SeedOption = None,
     patients: Annotated[int | None, typer.Option("--patients", help="phantom patients, two knees each")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
+    sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
 ) -> None:
     """Make phantom-clip: a small CLIP trained from nothing on captioned phantoms."""
     from kneeclip.pretrain import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
-    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs))
+    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs), sides=sides)
     folder = run_pretraining(out or Path("runs/phantom-clip"), settings)
     typer.echo(f"Model: {folder}")
 
@@ -276,6 +277,10 @@ def bench(
     if "memory" in numbers:
         typer.echo(str(Table(numbers["memory"])))
     _write_json(json_file, numbers)
+
+
+app.command()(commands.study)
+app.command()(commands.report)
 
 
 def _preset(name: str | None, data: str | None):

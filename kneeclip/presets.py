@@ -62,6 +62,7 @@ class Recipe:
     balance: float = 0.0  # 0 sample images as they come, 1 every grade equally often
     precision: str = "no"  # Accelerate's mixed_precision: no, bf16, fp16
     select: str = "qwk"  # what `tune` chooses the best epoch by: accuracy, qwk, or none (keep the last epoch)
+    judge_every: int = 1  # look at `tune` after every so many epochs, and after the last; only these can be kept
     calibrate: bool = False  # fit a temperature on `tune` and fold it into the logit scale
     save_every: int = 0  # checkpoint every so many steps besides the end of each epoch; 0: epochs only
     seed: int = 0
@@ -89,7 +90,7 @@ class Recipe:
         for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
         check(self.adapt in RUNGS, "adapt", f"choose one of {', '.join(RUNGS)}")
-        for name in ("epochs", "batch_size", "last_k", "lora_rank"):
+        for name in ("epochs", "batch_size", "last_k", "lora_rank", "judge_every"):
             check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")
         check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "give a whole number from 1, or None")
         for name in ("lr", "clip_norm"):

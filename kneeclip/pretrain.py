@@ -30,7 +30,7 @@ from kneeclip.checkpoints import RunState, load_state, write_atomically, write_j
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
-from kneeclip.phantom import captions, make_phantoms, masks
+from kneeclip.phantom import Phantoms, captions, make_phantoms, masks
 from kneeclip.presets import Recipe
 from kneeclip.prompts import BUILT_IN, CONTEXT
 from kneeclip.training import BETAS, EPS, MAX_LOGIT_SCALE, learning_rate, parameter_groups
@@ -65,6 +65,7 @@ class Pretraining:
     weight_decay: float = 0.1
     structure_weight: float = 5.0  # of the head that maps structures, patch by patch
     anatomy_weight: float = 1.0  # of the head that reads the anatomy off the whole image
+    sides: str = "both"  # knees to learn from: both, R or L; it is watched on both
     held_out: int = 200  # phantom patients to watch zero-shot grading on
     seed: int = PRETRAIN_SEED
 
@@ -186,7 +187,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     accelerator = Accelerator()
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
-    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size)
+    knees = _cohort(settings)
     watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
     corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
     corpus += [text for prompts in BUILT_IN.values() for text in prompts.flat] * 20
@@ -255,6 +256,16 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     return out
 
 
+def _cohort(settings: Pretraining) -> Phantoms:
+    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size)
+    if settings.sides == "both":
+        return knees
+    kept = knees.sides == settings.sides
+    if not kept.any():
+        raise KneeError("there are no such sides", f"sides={settings.sides!r}", "choose both, L or R")
+    return Phantoms(**{name: value[kept] for name, value in vars(knees).items()})
+
+
 def _zero_shot(model, processor, knees) -> dict[str, float]:
     p, p_flip = clip.predict(model, processor, knees.images, "criteria")
     report = evaluate(p, knees.grades, knees.patients, flipped=p_flip, n_boot=0)
@@ -269,7 +280,8 @@ def _merges(tokenizer: Tokenizer) -> list:
 
 
 def _card(settings: Pretraining, last: dict) -> str:
-    n = 2 * settings.held_out
+    n, shown = 2 * settings.held_out, settings.patients * (2 if settings.sides == "both" else 1)
+    only = {"R": "right ", "L": "left "}.get(settings.sides, "")
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
         "# phantom-clip\n\n"
@@ -277,7 +289,7 @@ def _card(settings: Pretraining, last: dict) -> str:
         f"- Made by `kneeclip pretrain` (settings, seed, versions and history: `pretraining.json`).\n"
         f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in "
         f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
-        f"- Trained contrastively on {2 * settings.patients} captioned phantoms (seed {settings.seed}), with two heads "
+        f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}), with two heads "
         "that were thrown away (the structures of a patch, the anatomy of the image); the tutorial's phantoms have "
         "other seeds.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "

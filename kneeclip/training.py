@@ -165,13 +165,14 @@ def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watc
             if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
                 state.save(model, optimizer)
         row = _epoch_row(state, epoch, lr)
-        if tune is not None:
+        judged = (epoch + 1) % recipe.judge_every == 0 or epoch + 1 == recipe.epochs
+        if tune is not None and judged:
             with accelerator.autocast():
                 p, p_flip = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
             row |= _tune_metrics(p, p_flip, tune)
         row["seconds"] = round(time.perf_counter() - start, 2)
         bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
-        state.end_of_epoch(row, model, optimizer)
+        state.end_of_epoch(row, model, optimizer, judged)
         watch(state.history, state.steps)
     bar.close()
 

@@ -13,6 +13,7 @@ from kneeclip.plots.judging import calibration, confusion, reliability, scores
 from kneeclip.plots.knees import class_balance, knee_grid, labelled, phantom_comparison, regions
 from kneeclip.plots.learning import history, loss_curves, schedule
 from kneeclip.plots.readers import ceiling, kappa_spread, leak
+from kneeclip.plots.studies import study_arms, study_lines, study_looks
 from kneeclip.plots.towers import joint_pixels, plane, preprocessing
 from kneeclip.plots.views import arms, gradients, identity, view_pair, view_scatter
 from kneeclip.plots.words import negation, picked, similarity_map, standings, text_order, tokens
@@ -61,6 +62,9 @@ __all__ = [
     "scores",
     "similarity_map",
     "standings",
+    "study_arms",
+    "study_lines",
+    "study_looks",
     "text_order",
     "tokens",
     "view_pair",
