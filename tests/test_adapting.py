@@ -307,8 +307,8 @@ def test_wise_ft_wants_two_models_of_one_shape(two, tiny):
     ("settings", "sentence"),
     [
         ({"adapt": "linear"}, "full, last_k, lora, probe"),
-        ({"adapt": "last_k", "last_k": 0}, "whole number from 1"),
-        ({"adapt": "lora", "lora_rank": 1.5}, "whole number from 1"),
+        ({"adapt": "last_k", "last_k": 0}, "whole number"),
+        ({"adapt": "lora", "lora_rank": 1.5}, "whole number"),
         ({"adapt": "last_k", "last_k": 3}, "only 2 blocks.*last_k=3.*up to 2"),
         ({"adapt": "lora", "lora_rank": 33}, "lora_rank=33.*up to 32"),
     ],
