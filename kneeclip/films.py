@@ -85,7 +85,7 @@ def list_films(source: str | Path) -> Listing:
     films, misplaced, ignored = [], [], {}
     for name, stamp in images.items():
         parts = tuple(name.split("/"))
-        split, *rest = parts[depth:]
+        split, *rest = parts[depth:] or ("",)  # an image may lie above the data set
         if parts[:depth] != root or split.lower() not in SPLIT_FOLDERS or not rest:
             folder = "/".join(parts[:-1][: depth + 1]) or "."
             ignored[folder] = ignored.get(folder, 0) + 1

@@ -394,6 +394,7 @@ def test_other_scripts_folders_nested_and_in_mixed_case(tiny_folder, tmp_path, m
     nested = world.data.rename(tmp_path / "Röntgen 膝" / "download" / "KneeKL224")
     (nested / "train").rename(nested / "Train")
     (nested / "val").rename(nested / "VAL")
+    world.file("Röntgen 膝/preview.png", png())  # above the data set, and no part of it
     texts = ["正常", "сомнительно", "ελαφρύ", "معتدل", "गंभीर"]
     prompts = world.file("sätze.json", texts)
     run = tmp_path / "Läufe" / "膝"
