@@ -35,6 +35,9 @@ ARMS = [
     for arm in plots.ARM_COLOURS
     for seed in range(2)
 ]
+GROWTH = [
+    {"images": n, "seconds": {"decode": n / 500, "train": 1.0}, "bytes": {"pixels": 5e4 * n}} for n in (5000, 2e6)
+]
 CURVE = {"temperature": [0.5, 1, 2], "accuracy": [0.7] * 3, "ece": [0.2, 0.1, 0.2]}
 RANKED = [
     {"name": name, "accuracy": a, "qwk": k, "ci": {"accuracy": [a - 0.1, a + 0.1]}}
@@ -64,6 +67,7 @@ FIGURES = {
     "similarity_map": lambda **kw: plots.similarity_map(COSINES, "ab", columns=["x", "y", "a longer one"], **kw),
     "history": lambda **kw: plots.history(ROWS, steps=STEPS, **kw),
     "loss_curves": lambda **kw: plots.loss_curves(CURVES, on_top={"ours": [2.0]}, references={"log 5": 1.6}, **kw),
+    "scaling": lambda **kw: plots.scaling(GROWTH, **kw),
     "schedule": lambda **kw: plots.schedule([1e-5, 2e-5, 1e-5], CURVES, warm=1, chosen="lr 1e-5", **kw),
     "confusion": lambda **kw: plots.confusion(MATRIX, **kw),
     "reliability": lambda **kw: plots.reliability(P, GRADES, **kw),
@@ -136,6 +140,7 @@ LABELS = {
     "similarity_map": ["cosine similarity"],
     "history": ["step", "mean loss (nats)", "on tune, original view", "learning rate"],
     "loss_curves": ["step", "loss of the step (nats)"],
+    "scaling": ["images", "seconds", "bytes"],
     "schedule": ["step", "learning rate", "loss of the step (nats)"],
     "confusion": ["predicted KL grade", "true KL grade (its images)", "share of the row"],
     "reliability": ["probability of the predicted grade", "share of images graded right", "images"],

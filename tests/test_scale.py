@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from kneeclip.presets import Recipe
 from kneeclip.training import train
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="notebook_launcher forks")
+ROOT = Path(__file__).parents[1]
 LAUNCH = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 # 16 images in steps of 5: of two processes one gets three and the other two; of the last step, one and none
 RECIPE = Recipe(epochs=5, batch_size=5, lr=1e-4, augment=0.5, save_every=5, select="none")
@@ -216,3 +218,25 @@ def test_an_error_is_said_once_in_a_launch_and_ends_it(words, capfd, monkeypatch
     err = capfd.readouterr().err
     assert err.count(words[-1]) == (2 if words[-1] == "clipkoa" else 1)  # that sentence names its culprit twice
     assert err.count("kneeclip: the recipe") <= 1 and "Traceback" not in err
+
+
+def test_the_pages_show_what_was_measured():
+    results = ROOT / "results" / "scaling"
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    report = json.loads((results / "scaling.json").read_text())
+    rates, counted = report["measured"], report["counted"]
+    for shown in (
+        f"{rates['png_bytes']:,} bytes an image", f"{rates['decode_images_per_s']:,} images/s",
+        f"{rates['step_row_bytes']} bytes a step", f"{counted['weights']:,} weights",
+        f"{counted['training_bytes'] / 1e9:.1f} GB", f"{counted['checkpoint_bytes'] / 1e9:.1f} GB",
+        f"{counted['gradient_bytes'] / 1e9:.2f} GB", *(f"{row['steps']:,} |" for row in report["arithmetic"]),
+    ):  # fmt: skip
+        assert shown in page, shown
+    pixels = [f"{row['bytes']['pixels (uint8, 224 px)'] / 1e9:.2g} GB" for row in report["arithmetic"][:1]]
+    assert pixels[0] in page
+    lines = (results / "README.md").read_text(encoding="utf-8").splitlines()
+    runs = json.loads((results / "processes.json").read_text())["runs"]
+    for name, row in runs.items():
+        loss, weights = row["loss_max_difference"], row["weights_max_relative_difference"]
+        assert f"| {name} | {loss:.1e} | {weights:.1e} |" in lines
+        assert loss < 1e-5 and weights < 1e-6 and row["steps"] == 20

@@ -9,6 +9,7 @@ from kneeclip.plots.ablations import differences, gain, one_sided, weights
 from kneeclip.plots.adapting import RUNG_LOOKS, ladder, learnt_and_kept, memory, wise_ft
 from kneeclip.plots.comparing import forest, interval_widths, published, rankings
 from kneeclip.plots.explaining import embedding_map, interventions, map_scores, own_knee, relevance_maps
+from kneeclip.plots.growth import scaling
 from kneeclip.plots.judging import calibration, confusion, reliability, scores
 from kneeclip.plots.knees import class_balance, knee_grid, labelled, phantom_comparison, regions
 from kneeclip.plots.learning import history, loss_curves, schedule
@@ -58,6 +59,7 @@ __all__ = [
     "regions",
     "relevance_maps",
     "reliability",
+    "scaling",
     "schedule",
     "scores",
     "similarity_map",
