@@ -60,8 +60,9 @@ def finding(report: dict) -> str:
     metric, view = question["metric"], "averaged" if question["averaged"] else "original"
     other, side = {"original": "averaged", "averaged": "original"}[view], question["side"]
     told = [c for c in report["contrasts"] if c["side"] == side]
+    world = study["world"][:1].upper() + study["world"][1:]
     opening = (
-        f"{study['world'].capitalize()}, {SIDES[side]}, {NAMES[metric]} {VIEWS[view]}, {study['finished']} of "
+        f"{world}, {SIDES[side]}, {NAMES[metric]} {VIEWS[view]}, {study['finished']} of "
         f"{study['planned']} runs; brackets are 95 % intervals over patients"
     )
     if not told:

@@ -14,9 +14,10 @@ import numpy as np
 from scipy import stats
 
 from kneeclip.ablation import compare_arms
-from kneeclip.evaluation import evaluate, flip_average, mcnemar
+from kneeclip.evaluation import flip_average, mcnemar
 from kneeclip.grid import Planned, Study, Variant
 from kneeclip.ledger import read_results
+from kneeclip.resampling import bootstrap_guesses
 
 N_BOOT, LEVEL = 1000, 0.95
 METRICS = ("accuracy", "qwk", "flip_agreement")
@@ -211,17 +212,19 @@ class Book:
         both = compare_arms({n: (v["original"], flips[n]) for n, v in views.items()}, grades, patients, **settings)
         averaged = compare_arms({n: (v["averaged"], None) for n, v in views.items()}, grades, patients, **settings)
         owns = [self.columns["fold"][rows] == fold for fold in folds]
-        for name, view, metric in itertools.product(variants, ("original", "averaged"), METRICS):
+        for name, view in itertools.product(variants, ("original", "averaged")):
             pairs = list(zip(views[name][view], flips[name], strict=True))  # one a seed
-            table = [[_value(p[own], f[own], grades[own], metric) for p, f in pairs] for own in owns]
-            runs.setdefault(name, {})[view, metric] = np.array(table, dtype=float)  # (folds, seeds)
+            scores = [[_scores(p[own], f[own], grades[own]) for p, f in pairs] for own in owns]
+            table = np.array(scores, dtype=float)  # (folds, seeds, metrics)
+            runs.setdefault(name, {}).update({(view, m): table[..., i] for i, m in enumerate(METRICS)})
         return both, averaged, runs, views
 
 
-def _value(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray, metric: str) -> float:
-    """A metric of one run on one fold; NaN where it is undefined."""
-    report = evaluate(p, grades, range(len(grades)), flipped=flipped, n_boot=0)
-    return np.nan if report[metric] is None else report[metric]
+def _scores(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray) -> list[float]:
+    """METRICS of one run on one fold; NaN where one is undefined."""
+    guess, nobody = p.argmax(1), np.zeros(len(p), dtype=int)
+    whole = bootstrap_guesses(guess, grades, nobody, np.ones((1, 1)), p.shape[1])  # one resample, everybody once
+    return [whole["accuracy"][0], whole["qwk"][0], (guess == flipped.argmax(1)).mean()]
 
 
 def _judged(difference: float, ci, by_run: np.ndarray, margin: float, n: int) -> dict:

@@ -46,6 +46,18 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
         pretrain.pretrain(whole, tiny_settings)
 
 
+def test_one_side_alone_can_be_learnt_from(tiny_settings):
+    tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
+    both = pretrain._cohort(tiny_settings)
+    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"))
+    kept = both.sides == "R"
+    assert len(right) == len(both) / 2 == kept.sum() and set(right.sides) == {"R"}
+    assert (right.images == both.images[kept]).all()
+    assert torch.equal(right.anatomy.medial_space, both.anatomy.medial_space[kept])
+    with pytest.raises(KneeError, match="no such sides"):
+        pretrain._cohort(dataclasses.replace(tiny_settings, sides="right"))
+
+
 def test_the_tokenizer_reads_anything_and_knees_shortly(tiny):
     tokenizer = tiny[1].tokenizer
     assert tokenizer.decode(tokenizer("definite osteophytes")["input_ids"][1:-1]) == "definite osteophytes"
