@@ -43,6 +43,7 @@ _MODULES = [
     "plots",
     "presets",
     "probe",
+    "processes",
     "prompts",
     "tables",
     "training",
