@@ -47,6 +47,7 @@ _MODULES = [
     "plots",
     "presets",
     "probe",
+    "processes",
     "prompts",
     "tables",
     "training",
