@@ -33,15 +33,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     KneeError
         If the disk is full or the folder can't be written; what stood at `path` is untouched.
     """
-    tmp = None
+    aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        write(Path(tmp))
+        # a folder, not a file: safetensors writes through a temporary file of its own, of any name, beside its target
+        aside = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-")
+        tmp = Path(aside, path.name)
+        write(tmp)
         with open(tmp, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(tmp, 0o644)  # mkstemp makes it the owner's alone
+        os.chmod(tmp, 0o644)  # safetensors writes for the owner alone
         os.replace(tmp, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -51,8 +52,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             "free some space or choose another folder, then start again: the run resumes",
         ) from error
     finally:
-        if tmp and os.path.exists(tmp):
-            os.unlink(tmp)
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -73,10 +74,9 @@ def read_json(path: Path, remedy: str) -> dict:
 
 def sweep(folder: Path) -> None:
     """Remove what writes that were killed left in a run folder: with a large model each is gigabytes."""
-    for left in (*folder.glob(".*.safetensors-*"), *folder.glob(".*.json-*"), *folder.glob(".README.md-*")):
-        left.unlink(missing_ok=True)
-    for left in folder.glob(".saving-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for pattern in (".*.safetensors-*", ".*.json-*", ".README.md-*", ".saving-*"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:

@@ -80,7 +80,7 @@ class Recipe:
             value, kind = getattr(self, field.name), field.type.removesuffix(" | None")
             types, asked = KINDS[kind]
             ok = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
-            ok = ok and (kind not in ("int", "float") or abs(value) < 1e18)  # neither infinite nor NaN
+            ok = ok and (kind not in ("int", "float") or abs(value) < 1e300)  # neither infinite nor NaN
             check(ok or (value is None and kind != field.type), field.name, f"give {asked}")
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         forms = ("js", "kl", "mse", "bhattacharyya")

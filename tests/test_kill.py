@@ -130,8 +130,9 @@ def kill(nursery, run: Path, prefix: str | None, most: int, rng: random.Random, 
         new = {name for name in _names(run) if name.startswith(prefix)} - seen
         seen |= new
         if new and len(seen) > let_pass:
-            if prefix == ".saving-":  # a folder of several files, moved one by one
-                time.sleep(rng.uniform(0, 0.01))
+            time.sleep(
+                rng.choice([0, rng.uniform(0, 0.01 if prefix == ".saving-" else 0.002)])
+            )  # somewhere in the write
             os.kill(child, signal.SIGSTOP)
             time.sleep(0.005)
             if new & set(_names(run)):
