@@ -161,7 +161,7 @@ LABELS = {
     "standings": ["QWK and its 95 % interval"],
     "picked": ["QWK on tune", "QWK on test"],
     "ladder": ["agrees (n = 300)", "reads (n = 300)"],
-    "drift": ["step", "loss − loss of the run never stopped (nats)"],
+    "drift": ["step", "difference in loss (nats)"],
     "memory": ["small (MiB)", "large (MiB)"],
     "learnt_and_kept": ["learnt", "kept"],
     "wise_ft": ["α (0: before fine-tuning, 1: after)", "accuracy, 95 % interval shaded"],

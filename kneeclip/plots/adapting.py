@@ -142,7 +142,7 @@ def drift(runs: Mapping[str, Sequence[float]], *, stopped: int, xlabel: str = "s
     ax.axvline(stopped, color=FAINT, linestyle=":", linewidth=1.4, zorder=0)
     ax.annotate("stopped", (stopped, 0.97), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
                 va="top", color=FAINT)  # fmt: skip
-    ax.set(xlabel=xlabel, ylabel="loss − loss of the run never stopped (nats)")
+    ax.set(xlabel=xlabel, ylabel="difference in loss (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
