@@ -31,7 +31,7 @@ kit: $(STAMP)
 # The lower bounds of pyproject.toml, laid over the environment: do the rooms next to Transformers work there too?
 floor: $(STAMP)
 	test -d $(VENV)/floor || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floor -r tests/floor.txt
-	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py
+	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py tests/test_adapting.py
 
 # The suite kills three trainings and fuzzes for seconds; these do it at length.
 kill: $(STAMP)

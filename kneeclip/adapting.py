@@ -59,6 +59,8 @@ def adapted(model: CLIPModel, recipe: Recipe) -> Iterator[Callable[[], None]]:
         if tuner is not None:
             tuner.merge_and_unload()
             tuner = None
+            if hasattr(model, "peft_config"):  # peft 0.18 leaves its mark
+                del model.peft_config
 
     try:
         if learns is not None:

@@ -41,9 +41,9 @@ QUESTIONS = {
     "06-3": Question(
         right="a",
         reasons={
-            "a": "Weights are averaged, and accuracy is no linear function of weights. Each curve goes its own way; "
-            "here one rises early while the other falls late.",
-            "b": "That would hold if accuracy were a linear function of the weights. It is not.",
+            "a": "Accuracy is no linear function of the weights, so nothing fixes the middle. Here both curves bend "
+            "upwards a little, by less than their intervals.",
+            "b": "Here it comes close, but nothing makes it so: accuracy is no linear function of the weights.",
             "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
         },
         misconceptions={

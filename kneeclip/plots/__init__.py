@@ -6,7 +6,7 @@ order in grey print. No function touches pyplot: the last line of a cell shows i
 
 from kneeclip.canvas import ARM_COLOURS, GRADE_COLOURS
 from kneeclip.plots.ablations import differences, gain, one_sided, weights
-from kneeclip.plots.adapting import RUNG_LOOKS, ladder, learnt_and_kept, memory, wise_ft
+from kneeclip.plots.adapting import RUNG_LOOKS, drift, ladder, learnt_and_kept, memory, wise_ft
 from kneeclip.plots.comparing import forest, interval_widths, published, rankings
 from kneeclip.plots.explaining import embedding_map, interventions, map_scores, own_knee, relevance_maps
 from kneeclip.plots.growth import scaling
@@ -29,6 +29,7 @@ __all__ = [
     "class_balance",
     "confusion",
     "differences",
+    "drift",
     "embedding_map",
     "forest",
     "gain",

@@ -26,6 +26,8 @@ MEMORY = {
     "moments": ("#56b4e9", "..."),
     "kept": ("#0072b2", "\\\\\\"),
 }
+#: (colour, dash, marker) of the curves of one axis.
+CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"))
 KEPT = {"weights": "weights", "gradients": "gradients", "moments": "AdamW's moments", "kept": "kept for backward"}
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -90,7 +92,7 @@ def memory(ledgers: Mapping[str, Sequence[Mapping]], *, unit: str = "MiB", world
         ax.set_yticks(range(len(rows)), [_name(row) for row in rows])
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(False, axis="y")
-    axes[0, 0].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), columnspacing=1.2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=4, loc="outside upper left", columnspacing=1.2)
     return figure
 
 
@@ -124,6 +126,29 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
 
 
 @styled
+def drift(runs: Mapping[str, Sequence[float]], *, stopped: int, xlabel: str = "step", world: str = "") -> Figure:
+    """How far the losses of runs are from those of one that was never stopped, step by step. Notebook: 06.
+
+    Parameters
+    ----------
+    runs : label -> differences of steps 1, 2, … in nats
+    stopped : the step in which the runs were stopped, drawn as a vertical line
+    """
+    figure, axes = new_picture(6.4, 3.1, caption=world)
+    ax = axes[0, 0]
+    for (colour, dash, marker), (name, apart) in zip(CURVES, runs.items(), strict=False):
+        steps = range(1, len(apart) + 1)
+        ax.plot(steps, apart, color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+    ax.axvline(stopped, color=FAINT, linestyle=":", linewidth=1.4, zorder=0)
+    ax.annotate("stopped", (stopped, 0.97), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                va="top", color=FAINT)  # fmt: skip
+    ax.set(xlabel=xlabel, ylabel="difference in loss (nats)")
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
+
+
+@styled
 def wise_ft(
     alphas: Sequence[float], curves: Mapping[str, Sequence[tuple]], *, chosen: float | None = None, world: str = ""
 ) -> Figure:
@@ -135,10 +160,9 @@ def wise_ft(
     curves : task -> N times (value, low, high)
     chosen : one of the alphas, drawn as a vertical line with the values there
     """
-    looks = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"))
     figure, axes = new_picture(6.8, 3.6, caption=world)
     ax = axes[0, 0]
-    for (colour, dash, marker), (task, values) in zip(looks, curves.items(), strict=False):
+    for (colour, dash, marker), (task, values) in zip(CURVES, curves.items(), strict=False):
         value, low, high = (np.array(part) for part in zip(*values, strict=True))
         ax.fill_between(alphas, low, high, color=colour, alpha=0.13, linewidth=0)
         ax.plot(alphas, value, color=colour, linestyle=dash, marker=marker, markersize=5, label=task)
