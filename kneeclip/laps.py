@@ -56,8 +56,16 @@ def setup(bench: str, data: str | None, repeats: int, threads: int | None) -> di
         if value is not None and value < 1:
             raise KneeError("there is nothing to time", f"{name}={value}", "give a whole number from 1")
     world = "phantom knees" if data in (None, "phantom") else "real knees"
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
     machine = f"{os.cpu_count()} cores of {_processor()}"
-    return {"bench": bench, "world": world, "machine": machine, "repeats": repeats, "environment": environment()}
+    return {
+        "bench": bench,
+        "world": world,
+        "machine": machine,
+        "load_at_start": load,  # processes that wanted a core in the minute before: 0 is a quiet machine
+        "repeats": repeats,
+        "environment": environment(),
+    }
 
 
 def _processor() -> str:
