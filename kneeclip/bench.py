@@ -57,7 +57,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
         ``share_of_floor``, ``share_of_floor_augmented``, ``ratio_to_trainer``, ``ratio_to_trainer_augmented``: medians
         by model. ``models`` holds each with its lowest and highest round, and ``views_per_second`` of every contender.
     """
-    numbers = setup("step", data, repeats, threads) | {"steps": steps, "precision": "float32"}
+    numbers = setup("step", data, threads, repeats=repeats, steps=steps) | {"precision": "float32"}
     numbers["models"] = {}
     for name in models or ["phantom-clip"]:
         task, augmented = make_task(name, data, batch_size, steps)
@@ -99,7 +99,7 @@ def bench_data(models=None, data=None, *, batch_size=None, repeats=3, steps=6, t
         ``waiting_share``: of an augmented update of `models`, the share spent on planning and making views.
     """
     data = data or "phantom"
-    numbers = setup("data", data, repeats, threads) | {"steps": steps}
+    numbers = setup("data", data, threads, repeats=repeats, steps=steps)
     start = {"import_seconds": ["-c", "import kneeclip"], "help_seconds": ["-m", "kneeclip", "--help"]}
     begun = in_turns({name: lambda words=words: _seconds(lambda: _python(*words)) for name, words in start.items()}, 5)
     numbers |= {name: spread(seconds) for name, seconds in begun.items()} | {"models": {}}
@@ -118,11 +118,12 @@ def bench_data(models=None, data=None, *, batch_size=None, repeats=3, steps=6, t
                 _, task = make_task(name, data, batch_size, steps)
             contenders = {"step": lambda t=task: ours(t).seconds, "views": lambda t=task: views_alone(t).seconds}
             laps = in_turns(contenders, repeats)
-            numbers["models"][name] = {"waiting_share": spread(laps["views"] / laps["step"])}
+            numbers["models"][name] = {"batch_size": task.recipe.batch_size}
+            numbers["models"][name] |= {"waiting_share": spread(laps["views"] / laps["step"])}
     return numbers | headlines(numbers["models"])
 
 
-def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, threads=None) -> dict:
+def bench_eval(models=None, data=None, *, batch_size=None, repeats=7, steps=6, threads=None) -> dict:
     """Two-view prediction by `predict`, against the bare forward pass on pixels and prompts that lie ready.
 
     Returns
@@ -132,7 +133,7 @@ def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, t
         ``share_of_forward_from_films``: of PIL images of their own size, CLIP's resizing included; medians by model.
         ``steps`` is the number of batches that a lap predicts.
     """
-    numbers = setup("eval", data, repeats, threads) | {"steps": steps, "precision": "float32", "models": {}}
+    numbers = setup("eval", data, threads, repeats=repeats, steps=steps) | {"precision": "float32", "models": {}}
     for name in models or ["phantom-clip"]:
         task, _ = make_task(name, data, batch_size, steps - 1)
         model, processor, size = task.model.eval(), task.processor, task.recipe.batch_size
@@ -167,7 +168,7 @@ def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, t
 def make_task(name: str, data: str | None, batch_size: int | None, steps: int) -> tuple[Task, Task]:
     """The same task without and with the preset's augmentation."""
     preset = PRESETS["paper" if name == VIT_B16 else "phantom"]
-    batch_size = batch_size or BATCH.get(name, preset.recipe.batch_size)
+    batch_size = BATCH.get(name, preset.recipe.batch_size) if batch_size is None else batch_size
     recipe = dataclasses.replace(preset.recipe, batch_size=batch_size, micro_batch=None, epochs=1, select="none")
     model, processor = load_model(name)
     knees = _knees(data, batch_size * (steps + 1))
