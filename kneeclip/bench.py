@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
     repeats, steps : int
         Rounds, and updates timed in each.
     workers : int
-        The Trainer runs without loader processes and with so many; its better lap counts. 0: only without.
+        The Trainer runs without loader processes and with so many; its better lap counts. 0, and vit-b16: without.
     threads : int, optional
         Of torch.
 
@@ -56,7 +57,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
         ``share_of_floor``, ``share_of_floor_augmented``, ``ratio_to_trainer``, ``ratio_to_trainer_augmented``: medians
         by model. ``models`` holds each with its lowest and highest round, and ``views_per_second`` of every contender.
     """
-    numbers = setup("step", data, repeats, threads) | {"steps": steps, "precision": "float32"}
+    numbers = setup("step", data, threads, repeats=repeats, steps=steps) | {"precision": "float32"}
     numbers["models"] = {}
     for name in models or ["phantom-clip"]:
         task, augmented = make_task(name, data, batch_size, steps)
@@ -66,7 +67,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
             "ours, augmented": lambda task=augmented: ours(task),
             "Trainer": lambda task=task: trainer(task),
         }
-        if workers:
+        if workers and name != VIT_B16:  # whose loader takes a hundredth of the time
             contenders[f"Trainer, {workers} workers"] = lambda task=task: trainer(task, workers)
         laps = in_turns({who: lambda lap=lap: lap().seconds for who, lap in contenders.items()}, repeats)
         rival = np.min([seconds for who, seconds in laps.items() if who.startswith("Trainer")], axis=0)
@@ -93,33 +94,36 @@ def bench_data(models=None, data=None, *, batch_size=None, repeats=3, steps=6, t
     Returns
     -------
     dict
-        ``build_seconds``, ``reopen_seconds``, ``peak_mib`` (while building) and ``imports_mib`` of it, each median, min
-        and max; ``waiting_share``: of an augmented update of `models`, the share spent on planning and making views.
+        ``import_seconds`` and ``help_seconds``: ``import kneeclip`` and ``kneeclip --help`` as whole processes;
+        ``build_seconds``, ``reopen_seconds``, ``peak_mib`` (while building) and ``imports_mib`` of it; and
+        ``waiting_share``: of an augmented update of `models`, the share spent on planning and making views.
     """
     data = data or "phantom"
-    numbers = setup("data", data, repeats, threads) | {"steps": steps}
-    built, opened = [], []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-            built.append(_load_elsewhere(data, cache))
-            opened.append(_load_elsewhere(data, cache))
-    numbers |= {
-        "images": built[0]["images"],
-        "build_seconds": spread([run["seconds"] for run in built]),
-        "reopen_seconds": spread([run["seconds"] for run in opened]),
-        "peak_mib": spread([run["peak_mib"] for run in built]),
-        "imports_mib": spread([run["imports_mib"] for run in built]),
-        "models": {},
-    }
-    for name in models or ["phantom-clip"]:
-        _, task = make_task(name, data, batch_size, steps)
-        contenders = {"step": lambda t=task: ours(t).seconds, "views": lambda t=task: views_alone(t).seconds}
-        laps = in_turns(contenders, repeats)
-        numbers["models"][name] = {"waiting_share": spread(laps["views"] / laps["step"])}
+    numbers = setup("data", data, threads, repeats=repeats, steps=steps)
+    start = {"import_seconds": ["-c", "import kneeclip"], "help_seconds": ["-m", "kneeclip", "--help"]}
+    begun = in_turns({name: lambda words=words: _seconds(lambda: _python(*words)) for name, words in start.items()}, 5)
+    numbers |= {name: spread(seconds) for name, seconds in begun.items()} | {"models": {}}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
+        built = [_load_elsewhere(data, f"{root}/{i}") for i in range(repeats)]
+        opened = [_load_elsewhere(data, f"{root}/{i}") for i in range(repeats)]
+        numbers |= {
+            "images": built[0]["images"],
+            "build_seconds": spread([run["seconds"] for run in built]),
+            "reopen_seconds": spread([run["seconds"] for run in opened]),
+            "peak_mib": spread([run["peak_mib"] for run in built]),
+            "imports_mib": spread([run["imports_mib"] for run in built]),
+        }
+        for name in models or ["phantom-clip"]:
+            with _cache(f"{root}/0"):
+                _, task = make_task(name, data, batch_size, steps)
+            contenders = {"step": lambda t=task: ours(t).seconds, "views": lambda t=task: views_alone(t).seconds}
+            laps = in_turns(contenders, repeats)
+            numbers["models"][name] = {"batch_size": task.recipe.batch_size}
+            numbers["models"][name] |= {"waiting_share": spread(laps["views"] / laps["step"])}
     return numbers | headlines(numbers["models"])
 
 
-def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, threads=None) -> dict:
+def bench_eval(models=None, data=None, *, batch_size=None, repeats=7, steps=6, threads=None) -> dict:
     """Two-view prediction by `predict`, against the bare forward pass on pixels and prompts that lie ready.
 
     Returns
@@ -129,7 +133,7 @@ def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, t
         ``share_of_forward_from_films``: of PIL images of their own size, CLIP's resizing included; medians by model.
         ``steps`` is the number of batches that a lap predicts.
     """
-    numbers = setup("eval", data, repeats, threads) | {"steps": steps, "precision": "float32", "models": {}}
+    numbers = setup("eval", data, threads, repeats=repeats, steps=steps) | {"precision": "float32", "models": {}}
     for name in models or ["phantom-clip"]:
         task, _ = make_task(name, data, batch_size, steps - 1)
         model, processor, size = task.model.eval(), task.processor, task.recipe.batch_size
@@ -164,7 +168,7 @@ def bench_eval(models=None, data=None, *, batch_size=None, repeats=5, steps=4, t
 def make_task(name: str, data: str | None, batch_size: int | None, steps: int) -> tuple[Task, Task]:
     """The same task without and with the preset's augmentation."""
     preset = PRESETS["paper" if name == VIT_B16 else "phantom"]
-    batch_size = batch_size or BATCH.get(name, preset.recipe.batch_size)
+    batch_size = BATCH.get(name, preset.recipe.batch_size) if batch_size is None else batch_size
     recipe = dataclasses.replace(preset.recipe, batch_size=batch_size, micro_batch=None, epochs=1, select="none")
     model, processor = load_model(name)
     knees = _knees(data, batch_size * (steps + 1))
@@ -202,7 +206,7 @@ import kneeclip.data
 def peak():
     status = Path("/proc/self/status")  # ru_maxrss would count what this process was forked from
     if status.exists():
-        return next(int(line.split()[1]) / 2**10 for line in status.read_text().splitlines() if "VmHWM" in line)
+        return next(int(line.split()[1]) / 2**10 for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line)
     try:
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
@@ -220,10 +224,27 @@ print(json.dumps({"seconds": seconds, "images": images, "peak_mib": peak(), "imp
 
 def _load_elsewhere(source: str, cache: str) -> dict:
     """`load_knees` in a fresh process with the cache in a folder of its own."""
-    command, where = [sys.executable, "-c", _LOAD, source], os.environ | {"KNEECLIP_CACHE": cache}
-    done = subprocess.run(command, env=where, capture_output=True, text=True)
+    with _cache(cache):
+        done = _python("-c", _LOAD, source)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         what = "the data can't be read into a cache: " + said.removeprefix("kneeclip.errors.KneeError: ").rstrip(".")
         raise KneeError(what, source, "run kneeclip audit on it")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _python(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+@contextmanager
+def _cache(folder: str):
+    """Keep decoded images in `folder`, not in the user's cache."""
+    before = os.environ.get("KNEECLIP_CACHE")
+    os.environ["KNEECLIP_CACHE"] = folder
+    try:
+        yield
+    finally:
+        os.environ.pop("KNEECLIP_CACHE")
+        if before is not None:
+            os.environ["KNEECLIP_CACHE"] = before

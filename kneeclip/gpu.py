@@ -50,7 +50,7 @@ def bench_gpu(models=None, data=None, *, batch_size=None, repeats=3, steps=10, t
     """
     if not torch.cuda.is_available():
         raise KneeError("this bench times a CUDA device and torch finds none", None, "run it on a machine that has one")
-    numbers = setup("gpu", data, repeats, threads) | {"steps": steps, "precision": "bf16"}
+    numbers = setup("gpu", data, threads, repeats=repeats, steps=steps) | {"precision": "bf16"}
     rate = matmul_rate()
     numbers |= {"card": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12, "models": {}}
     name = (models or [VIT_B16])[0]

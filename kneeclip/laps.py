@@ -49,15 +49,23 @@ def headlines(models: dict) -> dict:
     return {name: {model: part[name]["median"] for model, part in models.items()} for name in ratios}
 
 
-def setup(bench: str, data: str | None, repeats: int, threads: int | None) -> dict:
-    if threads:
-        torch.set_num_threads(threads)
-    for name, value in (("repeats", repeats), ("threads", threads)):
+def setup(bench: str, data: str | None, threads: int | None, **counts: int) -> dict:
+    for name, value in {"threads": threads, **counts}.items():
         if value is not None and value < 1:
             raise KneeError("there is nothing to time", f"{name}={value}", "give a whole number from 1")
+    if threads:
+        torch.set_num_threads(threads)
     world = "phantom knees" if data in (None, "phantom") else "real knees"
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
     machine = f"{os.cpu_count()} cores of {_processor()}"
-    return {"bench": bench, "world": world, "machine": machine, "repeats": repeats, "environment": environment()}
+    return {
+        "bench": bench,
+        "world": world,
+        "machine": machine,
+        "load_at_start": load,  # processes that wanted a core in the minute before: 0 is a quiet machine
+        **counts,
+        "environment": environment(),
+    }
 
 
 def _processor() -> str:
