@@ -206,7 +206,8 @@ import kneeclip.data
 def peak():
     status = Path("/proc/self/status")  # ru_maxrss would count what this process was forked from
     if status.exists():
-        return next(int(line.split()[1]) / 2**10 for line in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in line)
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) / 2**10 for line in lines if "VmHWM" in line)
     try:
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
