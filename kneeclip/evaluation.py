@@ -85,6 +85,10 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
     return report | _settings(draws, seed, level)
 
 
+#: The metrics that `compare` holds against each other.
+PAIRED = ("accuracy", "balanced_accuracy", "macro_f1", "qwk", "mae", "auc_kl2", "ece")
+
+
 def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> dict:
     """Paired differences, b minus a, of two graders of the same images.
 
@@ -101,8 +105,8 @@ def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> d
     Returns
     -------
     dict
-        `accuracy`, `qwk`, `mae` -> dict of a, b, difference and ci, [low, high] of the difference; and n,
-        n_patients, n_boot, seed, level. A negative difference of `mae` (KL grades) means that b is better.
+        Each of `PAIRED` -> dict of a, b, difference and ci, [low, high] of the difference; and n, n_patients,
+        n_boot, seed, level. A negative difference of `mae` (KL grades) or `ece` means that b is better.
 
     Raises
     ------
@@ -118,7 +122,7 @@ def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> d
     a, b = _point(p_a, grades), _point(p_b, grades)
     boot_a, boot_b = (bootstrap(p, grades, owner, draws) for p in (p_a, p_b))
     report = {"n": len(p_a)}
-    for name in ("accuracy", "qwk", "mae"):
+    for name in PAIRED:
         difference = None if None in (a[name], b[name]) else b[name] - a[name]
         ci = interval(boot_b[name] - boot_a[name], level)
         report[name] = {"a": a[name], "b": b[name], "difference": difference, "ci": ci}

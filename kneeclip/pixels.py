@@ -42,6 +42,11 @@ def shrink(images: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(image, np.float32) for image in small])
 
 
+def exact_pca(components: int, *, whiten: bool = False) -> PCA:
+    """PCA without scikit-learn's randomised solver, whose small components of mirrored data are not mirrored alike."""
+    return PCA(components, whiten=whiten, svd_solver="full")
+
+
 def one_sided(
     images, grades, patients, sides, *, folds: int = 3, components: int = 100, size: int = 28, n_boot=1000, seed=0
 ) -> list[dict]:
@@ -59,7 +64,7 @@ def one_sided(
     folds, components, size : int
         Patient-grouped folds; principal components, and the side in pixels that the images are shrunk to before.
     n_boot, seed : int
-        Resamples of patients behind the intervals; seed of folds, components and resamples.
+        Resamples of patients behind the intervals; seed of folds and resamples.
 
     Returns
     -------
@@ -95,7 +100,7 @@ def one_sided(
             X, y = view[train], grades[train]
             if with_flips:
                 X, y = np.concatenate([X, other[train]]), np.concatenate([y, y])
-            linear = make_pipeline(PCA(components, whiten=True, random_state=seed), LogisticRegression(max_iter=1000))
+            linear = make_pipeline(exact_pca(components, whiten=True), LogisticRegression(max_iter=1000))
             linear.fit(X, y)
             guess[test], guess_flip[test] = linear.predict(view[test]), linear.predict(other[test])
             n_train.append(len(X))
@@ -110,7 +115,7 @@ def one_sided(
     return rows
 
 
-def pixel_components(images, train, *, components: int = 100, size: int = 28, seed: int = 0):
+def pixel_components(images, train, *, components: int = 100, size: int = 28):
     """Principal components of the pixels of both views: the plainest features there are.
 
     Parameters
@@ -125,7 +130,7 @@ def pixel_components(images, train, *, components: int = 100, size: int = 28, se
     """
     small = shrink(images, size)
     pixels, flipped = small.reshape(len(small), -1), small[:, :, ::-1].reshape(len(small), -1)
-    pca = PCA(components, random_state=seed).fit(np.concatenate([pixels[train], flipped[train]]))
+    pca = exact_pca(components).fit(np.concatenate([pixels[train], flipped[train]]))
     return tuple(pca.transform(view).astype(np.float32) for view in (pixels, flipped))
 
 

@@ -52,7 +52,7 @@ def board(draw: Callable[..., Figure], **ranges: tuple[float, float, float, floa
         else:
             start, low, high, step = given
             sliders[name] = ipywidgets.FloatSlider(
-                value=start, min=low, max=high, step=step, readout_format=".2f", **looks
+                value=start, min=low, max=high, step=step, readout_format=".3f" if step < 0.01 else ".2f", **looks
             )
     picture = ipywidgets.interactive_output(lambda **values: display(draw(**values)), sliders)
     return ipywidgets.VBox([*sliders.values(), picture])
@@ -153,13 +153,17 @@ def prompt_box(score: Callable[[list[str]], object]) -> ipywidgets.VBox:
     return ipywidgets.VBox([*fields, button, said])
 
 
-def live_curve(*, world: str = "", every: float = 1.0) -> Callable[[list[dict], list[dict]], None]:
+def live_curve(
+    *, world: str = "", every: float = 1.0, rates: Sequence[float] = ()
+) -> Callable[[list[dict], list[dict]], None]:
     """The learning curves of a training while it runs: one picture, redrawn in place, left as it ends.
 
     Parameters
     ----------
     world : str
         What the figure's corner calls this world.
+    rates : sequence of float, optional
+        The learning rate of every step, drawn whole instead of at the end of each epoch.
     every : float
         Seconds between two drawings, at least; a judged epoch is always drawn. Drawing takes the training's time, so
         on a slow machine the pauses grow until it takes no more than about a tenth.
@@ -180,7 +184,7 @@ def live_curve(*, world: str = "", every: float = 1.0) -> Callable[[list[dict], 
         start = time.monotonic()
         if shown and len(history) == judged and start < due:
             return
-        figure = plots.history(history, steps=steps, world=world)
+        figure = plots.history(history, steps=steps, rates=rates, world=world)
         (handle.update if shown else handle.display)(figure)
         end = time.monotonic()
         shown, judged, due = True, len(history), end + max(every, 9 * (end - start))

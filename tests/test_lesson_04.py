@@ -29,6 +29,7 @@ MISTAKES = [
     ("04", lambda p, q: (p * q).sqrt().sum(-1).log(), "sign"),
     ("04", lambda p, q: (p * q).sqrt().sum(-1), "overlap"),
     ("04", lambda p, q: torch.tensor(1.0), "shape"),
+    ("04", lambda p, q: (p, q), "no number and no tensor"),
     ("04-extra", lambda f: f(torch.rand(3, 4, 6)), "returns a function"),
     ("04-extra", lambda f: f, "f itself"),
     ("04-extra", symmetrised(lambda z, z_flip: (z + z_flip) / 2, axis=-2), "last axis"),

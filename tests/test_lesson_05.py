@@ -43,6 +43,14 @@ def _by_row(patients, rng):
 
 
 SOLUTIONS = [("05", kappa), ("05-extra", resample)]
+
+
+def _by_knees(patients, rng):
+    """A patient with three knees is three times as likely to be drawn."""
+    drawn = rng.choice(patients, len(np.unique(patients)))
+    return np.concatenate([np.flatnonzero(patients == name) for name in drawn])
+
+
 MISTAKES = [
     ("05", lambda c: np.trace(c) / c.sum(), "accuracy"),
     ("05", lambda c: weighted(c, 1), "linearly"),
@@ -50,6 +58,9 @@ MISTAKES = [
     ("05", lambda c: 1 - kappa(c), "1 minus"),
     ("05", lambda c: 1 - (1 - kappa(c)) / c.sum(), "divide by n"),
     ("05", lambda c: 0.5, "QWK is"),
+    ("05", lambda c: (kappa(c), 1), "give one number"),
+    ("05", lambda c: "high", "no number"),
+    ("05-extra", _by_knees, "more knees came more often"),
     ("05-extra", lambda patients, rng: rng.integers(0, len(patients), len(patients)), "with some knees"),
     ("05-extra", _once, "appear twice|came twice"),
     ("05-extra", _without_replacement, "with replacement"),

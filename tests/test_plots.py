@@ -153,7 +153,7 @@ LABELS = {
     "interventions": ["mean change of the grade (KL grades)"],
     "embedding_map": ["first principal axis (60% of the variance)", "second principal axis (20%)"],
     "own_knee": ["probability"],
-    "identity": ["disagreement of the two views (logits)", "loss (nats)"],
+    "identity": ["how far apart the views' log-odds are", "loss (nats)"],
     "plane": ["first coordinate", "second coordinate", "logit scale", "probability of the nearest prompt"],
     "preprocessing": ["hatched: cut off", "grey level (0 to 255)", "value the tower reads"],
     "text_order": ["KL grade", "grades apart", "cosine of two texts", "cosine"],
@@ -258,9 +258,11 @@ def test_heat_maps_write_readable_numbers():
 def test_history():
     losses, tuned, rate = FIGURES["history"]().axes
     assert _line(losses, "total").get_xydata().tolist() == [[10, 2.0], [20, 1.9], [30, 1.8]]
-    assert len(losses.get_lines()) == 4 and losses.get_lines()[0].get_xdata().tolist() == list(range(30))
+    assert len(losses.get_lines()) == 4 and losses.get_lines()[0].get_xdata().tolist() == list(range(1, 31))
     assert _line(tuned, "QWK").get_xydata().tolist() == [[20, 0.5], [30, 0.5]]  # None is left out
     assert rate.get_lines()[0].get_ydata().tolist() == [row["lr"] for row in ROWS]
+    *_, planned = plots.history(ROWS, rates=[0.1, 0.2, 0.1]).axes
+    assert planned.get_lines()[0].get_xydata().tolist() == [[1, 0.1], [2, 0.2], [3, 0.1]]
     (only,) = plots.history([{"epoch": 0, "total": 2.0}, {"epoch": 1, "total": 1.0}]).axes
     assert only.get_xlabel() == "epoch"
     for rows in ([], [{"step": 1}]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from kneeclip.errors import KneeError
 
 
@@ -33,3 +35,13 @@ def called(function: Callable, *args):
     if value is None or value is ...:
         raise Open
     return value
+
+
+def as_numbers(value) -> torch.Tensor:
+    """The answer as a float32 tensor of any shape; what holds no numbers is told in a sentence."""
+    try:
+        return torch.as_tensor(value).detach().to(torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    found = f"{type(value).__name__}"
+    raise KneeError("your function returns no number and no tensor", found, "return one tensor, not a tuple or a text")

@@ -14,7 +14,8 @@ QUESTIONS = {
         reasons={
             "a": "Chance alone would give about a quarter with these class shares; trained readers are well above it.",
             "b": "Readers differ by habit, most of all in when an osteophyte is definite; that costs much more.",
-            "c": "Published exact agreement lies between 55 and 85 %, and nearly all of the rest is one grade apart.",
+            "c": "Published exact agreement lies between 55 and 85 % (readers and films differ: see the data card), "
+            "and nearly all of the rest is one grade apart.",
         },
         misconceptions={
             "a": "takes disagreement for guessing: a grade so vague would carry no information at all.",
@@ -24,7 +25,8 @@ QUESTIONS = {
     "01-2": Question(
         right="b",
         reasons={
-            "a": "The grade has no side: narrowing on the lateral side counts as much as on the medial one.",
+            "a": "The loss is still medial: the picture now shows a left knee, whose medial side is on the image's "
+            "left. And the rule asks for no side.",
             "b": "In the picture medial and lateral swap places, and the rule asks only for the worse compartment.",
             "c": "It can: nothing in the rule mentions a side, so the mirror image has the grade of the image.",
         },
@@ -75,6 +77,9 @@ def grading_rule(rule: Callable[[float, float, bool], int]) -> str | None:
         ((0.8, 1.5, True), 3, "KL4 also needs o ≥ 2 (bone on bone aside)"),
         ((0.5, 2.5, True), 3, "KL4 also needs r ≥ .67"),
         ((0.1, 0.0, True), 0, "sclerosis alone makes no grade: it only separates KL4 from KL3"),
+        ((0.0, 0.5, False), 1, "o = 0.5 is doubtful: o ≥ 0.5, not o > 0.5"),
+        ((0.15, 0.0, False), 1, "r = .15 is possible narrowing: r ≥ .15, not r > .15"),
+        ((0.67, 2.0, True), 4, "r = .67 and o = 2 are enough: ≥, not >"),
     ]
     for case, grade, why in cases:
         given = called(rule, *case)

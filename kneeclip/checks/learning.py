@@ -51,8 +51,7 @@ QUESTIONS = {
         right="b",
         reasons={
             "a": "Before fine-tuning, yes. But the text tower learns along, and any five texts can become labels.",
-            "b": "Fine-tuning can turn any five distinct texts into class labels. The words matter before it, and "
-            "where data are few.",
+            "b": "Fine-tuning can turn any five distinct texts into class labels: before it the words matter most.",
             "c": "Nothing in the nonsense texts says anything about knees, so there is nothing to gain from them.",
         },
         misconceptions={

@@ -16,7 +16,7 @@ QUESTIONS = {
         right="b",
         reasons={
             "a": "Training moves the cosines, and they end at 1 and, for five directions, at −1/4 on average.",
-            "b": "The best case is a cosine of 1 with the right prompt and −1/4 with the others: 0.76 nats.",
+            "b": "On average over the grades the best is a cosine of 1 with the right prompt, −1/4 with the others.",
             "c": "log 5 is the loss of a flat guess; the best cosines do better than flat, and not well.",
         },
         misconceptions={
@@ -39,8 +39,8 @@ QUESTIONS = {
     "02-3": Question(
         right="a",
         reasons={
-            "a": "Nearly all words are shared, and “without” is one that this text tower never learnt to obey.",
-            "b": "A cosine near 0 belongs to texts that have nothing in common; these share all words but one.",
+            "a": "“without” stood in no caption of its pretraining, so it adds about as little as an invented word.",
+            "b": "The tower would have to know what “without” does; it stood in no caption, and hardly moves the text.",
             "c": "Opposite in meaning is not opposite in direction: nothing in training asks for a cosine of −1.",
         },
         misconceptions={
@@ -52,7 +52,7 @@ QUESTIONS = {
         right="b",
         reasons={
             "a": "They would if all means were equally short; a mean is the shorter, the more its texts disagree.",
-            "b": "Texts that agree keep a mean of length 1; the others' mean is shorter, and so are its logits.",
+            "b": "Texts that agree keep a mean of length 1; the others' mean is shorter, its logits nearer to 0.",
             "c": "A mean of unit vectors has length 1 only if all of them are the same vector.",
         },
         misconceptions={
@@ -63,18 +63,37 @@ QUESTIONS = {
 }
 
 
+#: What a prompt for a grade does not say, and why.
+NOT_IN_A_PROMPT = (
+    (r"\b(pain\w*|cartilage)\b", "a radiograph does not show it"),
+    (r"\b((left|right)[- ](knee|side|compartment)s?|on the (left|right))\b", "a flip would make it false"),
+    (r"\b(medial\w*|lateral\w*)\b", "true or not, the grade asks for no compartment: leave it out"),
+)
+#: At least one of these stands in a text about a grade.
+FINDINGS = (
+    r"osteophyt|spur|space|narrow|scleros|bone|deform|arthr|worn|normal|healthy|doubtful|mild|minimal|moderate|severe"
+    r"|KL|grade"
+)
+
+
 def own_prompts(texts) -> str | None:
     if not texts or any(text in ("", ...) for text in texts):
         raise Open
     prompts = as_prompts(texts)
     for k, row in enumerate(prompts.texts):
         for text in row:
-            unseen = re.findall(r"\b(pain\w*|cartilage|left|right|medial\w*|lateral\w*)\b", text, re.I)
-            if unseen:
-                return f"KL{k} says “{unseen[0]}”: a radiograph does not show it, or a flip would make it false."
+            for pattern, why in NOT_IN_A_PROMPT:
+                if found := re.search(pattern, text, re.I):
+                    return f"KL{k} says “{found.group()}”: {why}."
             denied = re.findall(r"\b(without|not|absence|absent|lacks|lacking)\b", text, re.I)
             if denied:
                 return f"KL{k} says “{denied[0]}”, which the text tower hardly hears: say what is to be seen instead."
+            if not re.search(FINDINGS, text, re.I):
+                return f"KL{k} names no finding and no degree (“{text[:40]}”): osteophytes, joint space, sclerosis, …"
+            if len(text.split()) > 60:
+                return (
+                    f"KL{k} has {len(text.split())} words, and the tower reads 77 tokens, about 60 words: shorten it."
+                )
     return None
 
 

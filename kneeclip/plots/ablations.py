@@ -15,7 +15,7 @@ from kneeclip.errors import KneeError
 #: Right and left knees: colour and marker.
 SIDES = {"right": ("#0072b2", "o", "right knees"), "left": ("#d55e00", "s", "left knees")}
 #: What a model was trained on: colour, marker, dash.
-TRAINED = (("#d55e00", "s", "--"), ("#0072b2", "o", "-"), ("#009e73", "D", "-."))
+TRAINED = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#009e73", "D", "-."))
 
 
 @styled
@@ -44,7 +44,7 @@ def one_sided(rows: Sequence[Mapping], *, majority: float | None = None, world: 
             colour, marker, _ = SIDES[side]
             left.plot(row["ci"][side], [y + shift] * 2, color=colour, linewidth=2.4, solid_capstyle="butt")
             left.plot(row[side], y + shift, marker, color=colour, markersize=8, markeredgecolor="white")
-        apart = f"{100 * (row['left'] - row['right']):+.1f}".replace("-", "−")
+        apart = f"{round(100 * (row['left'] - row['right']), 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no "−0.0"
         weight = "bold" if min(row["ci"]["gap"]) > 0 or max(row["ci"]["gap"]) < 0 else "normal"
         left.annotate(f"{apart} points", (1.0, y), xycoords=("axes fraction", "data"), ha="right", va="center",
                       weight=weight, bbox=dict(facecolor="white", edgecolor="none", pad=1.5))  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from kneeclip.canvas import FAINT, draw_dot, new_picture, styled
+from kneeclip.canvas import ARM_COLOURS, FAINT, INK, draw_dot, new_picture, styled
 from kneeclip.errors import KneeError
 
 NAMES = {
@@ -36,13 +36,18 @@ def rankings(rows: Sequence[Mapping], metrics: Sequence[str] = ("accuracy", "qwk
     Parameters
     ----------
     rows : sequence of dict
-        ``name``, the two metrics, and where known ``ci``: metric -> [low, high].
+        ``name``, the two metrics, and where known ``ci``: metric -> [low, high]; ``look`` (int), the colour of a grader
+        that stands in several figures.
     metrics : two names
         For MAE less is better, for the others more.
     """
     if not rows:
         raise KneeError("there is nobody to rank")
     n = len(rows)
+
+    def look(i):
+        return KINDS[rows[i].get("look", i) % len(KINDS)]
+
     figure, axes = new_picture(9.2, 0.42 * n + 1.2, 1, 3, caption=world, width_ratios=(3, 0.8, 3), sharey=True)
     left, between, right = axes[0]
     place = {}
@@ -50,7 +55,7 @@ def rankings(rows: Sequence[Mapping], metrics: Sequence[str] = ("accuracy", "qwk
         order = sorted(range(n), key=lambda i: rows[i][metric] * (1 if metric == "mae" else -1))
         place[metric] = {i: y for y, i in enumerate(order)}
         for i, y in place[metric].items():
-            colour, marker, _ = KINDS[i % len(KINDS)]
+            colour, marker, _ = look(i)
             interval = (rows[i].get("ci") or {}).get(metric)
             if interval is not None:
                 ax.plot(interval, [y, y], color=colour, linewidth=2)
@@ -61,7 +66,7 @@ def rankings(rows: Sequence[Mapping], metrics: Sequence[str] = ("accuracy", "qwk
         ax.grid(False, axis="y")
         ax.margins(x=0.14)
     for i in range(n):
-        colour, _, dash = KINDS[i % len(KINDS)]
+        colour, _, dash = look(i)
         between.plot([0, 1], [place[m][i] for m in metrics], color=colour, linestyle=dash, linewidth=2)
     between.set_axis_off()
     left.set_yticklabels([rows[i]["name"] for i in place[metrics[0]]])
@@ -131,13 +136,17 @@ def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = N
 
 
 @styled
-def published(rows: Sequence[Sequence], *, xlabel: str, band: Sequence[float] | None = None, world: str = "") -> Figure:
+def published(
+    rows: Sequence[Sequence], *, xlabel: str, highlight: str = "", band: Sequence[float] | None = None, world: str = ""
+) -> Figure:
     """Published results with their intervals, marked by what they may be compared with. Notebook: 05.
 
     Parameters
     ----------
     rows : sequence of (label, value, low, high, kind)
-        From the top down; rows of one `kind` (str) share a colour and a marker.
+        From the top down; rows of one `kind` (str) share a shade and a marker.
+    highlight : str
+        The label that stands out, in the colour of CLIP-KOA.
     band : (low, high), optional
         An interval to hold the others against, shaded.
     """
@@ -146,14 +155,17 @@ def published(rows: Sequence[Sequence], *, xlabel: str, band: Sequence[float] | 
     kinds = list(dict.fromkeys(row[4] for row in rows))
     figure, axes = new_picture(8.6, 0.29 * len(rows) + 0.22 * len(kinds) + 1.0, caption=world)
     ax = axes[0, 0]
-    for y, (_, value, low, high, kind) in enumerate(rows):
-        colour, marker, _ = KINDS[kinds.index(kind) % len(KINDS)]
+    looks = [(INK, "o", INK), (INK, "s", "white"), (FAINT, "D", FAINT), (FAINT, "^", "white")]  # shade, marker, face
+    for y, (label, value, low, high, kind) in enumerate(rows):
+        colour, marker, face = looks[kinds.index(kind) % len(looks)]
+        if label == highlight:
+            colour = face = ARM_COLOURS["clip_koa"]
         ax.plot((low, high), [y, y], color=colour, linewidth=2)
-        ax.plot([value], [y], marker, color=colour, markersize=7, markeredgecolor="white")
+        ax.plot([value], [y], marker, color=colour, markersize=6, markerfacecolor=face)
         text = f"{value:.1%}  [{low:.1%}, {high:.1%}]"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
-    for (colour, marker, _), kind in zip(KINDS, kinds, strict=False):
-        ax.plot([], [], color=colour, marker=marker, linewidth=2, label=kind)
+    for (colour, marker, face), kind in zip(looks, kinds, strict=False):
+        ax.plot([], [], color=colour, marker=marker, markerfacecolor=face, linewidth=2, label=kind)
     if band is not None:
         ax.axvspan(*band, color="#eeeeee", zorder=0)
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0))

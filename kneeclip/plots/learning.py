@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kneeclip.canvas import FAINT, INK, LINES, METRICS, line_of, new_picture, styled
 from kneeclip.errors import KneeError
@@ -22,7 +22,9 @@ CURVES = [
 
 
 @styled
-def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: str = "") -> Figure:
+def history(
+    rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), rates: Sequence[float] = (), world: str = ""
+) -> Figure:
     """Learning curves: losses, metrics on *tune* and the learning rate. Notebook: 03.
 
     Parameters
@@ -32,6 +34,8 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
         while the first epoch runs: then the steps alone are drawn.
     steps : sequence of dict, optional
         One a step: drawn faintly behind the losses.
+    rates : sequence of float, optional
+        The learning rate of every step of the run, the ones to come as well.
     """
     x_name = "step" if all("step" in row for row in rows) else "epoch"
     behind = steps if x_name == "step" else []
@@ -40,7 +44,7 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
         losses = [name for name in losses if name != "original"]  # in a one-view arm it is the total
     tuned = [name for name in LINES if name.startswith("tune_") and any(name in row for row in rows)]
     panels = [(losses, "mean loss (nats)"), (tuned, "on tune, original view")]
-    panels += [(["lr"], "learning rate")] if any("lr" in row for row in rows) else []
+    panels += [(["lr"], "learning rate")] if rates or any("lr" in row for row in rows) else []
     panels = [panel for panel in panels if panel[0]]
     if not panels:
         raise KneeError("these rows hold nothing to draw", remedy="pass run.history")
@@ -49,7 +53,10 @@ def history(rows: Sequence[Mapping], *, steps: Sequence[Mapping] = (), world: st
         for name in names:
             colour, dash = LINES.get(name, (INK, "-"))
             if label.endswith("(nats)"):
-                ax.plot(*line_of(behind, "step", name), color=colour, alpha=0.25, linewidth=0.8)
+                x, y = line_of(behind, "step", name)  # steps are counted from 0, and drawn from 1
+                ax.plot([step + 1 for step in x], y, color=colour, alpha=0.25, linewidth=0.8)
+            if name == "lr" and rates:
+                ax.plot(range(1, len(rates) + 1), rates, color=FAINT, linewidth=1.2)
             text = name.removeprefix("tune_")
             line = ax.plot(*line_of(rows, x_name, name), linestyle=dash, color=colour, marker="o", markersize=3)
             line[0].set_label(METRICS.get(text, text))
@@ -134,10 +141,20 @@ def _losses(ax, curves, on_top, references, chosen="") -> None:
     for name, values in on_top.items():
         ring = dict(linestyle="", marker="o", markersize=11, markerfacecolor="none", markeredgewidth=1.6)
         ax.plot(range(1, len(values) + 1), values, color="#d55e00", label=name, **ring)
-    for name, value in references.items():
-        ax.axhline(value, color=FAINT, linestyle=":", linewidth=1.3, zorder=1)
-        ax.annotate(name, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, color=FAINT)
+    highest = max([ax.dataLim.y1, *references.values()])
+    spread = references and highest > 5 * max(references.values())  # a leap far above what is compared: logarithmic
+    if spread:
+        ax.set_yscale("log")
+    for i, (name, value) in enumerate(sorted(references.items(), key=lambda reference: -reference[1])):
+        ax.axhline(value, color=INK, linestyle=("--", ":")[i % 2], linewidth=1.1, zorder=1)
+        ax.annotate(name, (1.01, value), (0, (3, -3)[i % 2]), xycoords=("axes fraction", "data"), fontsize=8.5,
+                    textcoords="offset points", va=("bottom", "top")[i % 2], color=INK)  # fmt: skip
     ax.set(xlabel="step", ylabel="loss of the step (nats)", xlim=(0.5, last + 0.5))
-    ax.set_ylim(0, 1.08 * ax.dataLim.y1)
+    if spread:
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.set_ylim(0, 1.08 * highest)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, columnspacing=1.2)

@@ -96,11 +96,12 @@ def identity(disagreement, symmetric, averaged, bhattacharyya, *, world: str = "
     figure, axes = new_picture(5.6, 3.4, caption=world)
     ax, x = axes[0, 0], np.asarray(disagreement, float)
     averaged, bhattacharyya = np.asarray(averaged, float), np.asarray(bhattacharyya, float)
-    ax.fill_between(x, averaged, averaged + bhattacharyya, color="#e69f00", alpha=0.25, linewidth=0)
-    ax.plot(x, symmetric, color="#0072b2", label="½ Symmetry Loss: mean CE of both views")
+    colour, dash = FORMS["bhattacharyya"]
+    ax.fill_between(x, averaged, averaged + bhattacharyya, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(x, symmetric, color=ARM_COLOURS["symmetry"], label="½ Symmetry Loss: mean CE of both views")
     ax.plot(x, averaged, color=INK, linestyle="--", label="CE of the averaged logits")
-    ax.plot(x, bhattacharyya, color="#d55e00", linestyle=":", linewidth=2, label="Bhattacharyya distance (shaded)")
-    ax.set(xlabel="disagreement of the two views (logits)", ylabel="loss (nats)", xlim=(x.min(), x.max()))
+    ax.plot(x, bhattacharyya, color=colour, linestyle=dash, linewidth=2.2, label="Bhattacharyya distance (shaded)")
+    ax.set(xlabel="how far apart the views' log-odds are", ylabel="loss (nats)", xlim=(x.min(), x.max()))
     ax.set_ylim(bottom=0)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
