@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from kneeclip.checks.asking import Question, called
+from kneeclip.checks.asking import Question, as_numbers, called
 
 QUESTIONS = {
     "06-1": Question(
@@ -70,7 +69,10 @@ QUESTIONS = {
 
 def lora_numbers(learn: Callable[[Sequence[tuple[int, int]], int], int]) -> str | None:
     for shapes, rank in (([(5, 3)], 2), ([(8, 4), (6, 5)], 3), ([(768, 768)] * 3 + [(3072, 768)], 8)):
-        given = float(called(learn, list(shapes), rank))
+        given = as_numbers(called(learn, list(shapes), rank))
+        if given.numel() != 1:
+            return f"give one whole number, not {given.numel()} of them."
+        given = given.item()
         right = sum(rank * (rows + columns) for rows, columns in shapes)
         if given == right:
             continue
@@ -98,6 +100,7 @@ def line(between: Callable[[Mapping, Mapping, float], Mapping]) -> str | None:
         given = called(between, base, tuned, alpha)
         if not isinstance(given, Mapping) or set(given) != set(shapes):
             return f"give a dict with the same names, {', '.join(shapes)}."
+        given = {name: as_numbers(value) for name, value in given.items()}
         if any(not torch.equal(base[name], kept[name]) for name in shapes):
             return "base itself was changed: make new tensors, or there is no way back."
         right = {n: (1 - alpha) * base[n] + alpha * tuned[n] for n in shapes}
@@ -115,14 +118,7 @@ def line(between: Callable[[Mapping, Mapping, float], Mapping]) -> str | None:
 
 
 def _close(a: Mapping, b: Mapping) -> bool:
-    return all(
-        a[name].shape == b[name].shape and all(map(_near, a[name].flatten().tolist(), b[name].flatten().tolist()))
-        for name in b
-    )
-
-
-def _near(a: float, b: float) -> bool:
-    return math.isclose(a, b, abs_tol=1e-5)
+    return all(a[name].shape == b[name].shape and torch.allclose(a[name], b[name], atol=1e-5) for name in b)
 
 
 EXERCISES = {"06": lora_numbers, "06-extra": line}
