@@ -208,12 +208,9 @@ def peak():
     if status.exists():
         lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) / 2**10 for line in lines if "VmHWM" in line)
-    try:
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
-    except ImportError:
-        import psutil
-        return psutil.Process().memory_info().peak_wset / 2**20
+    import psutil
+    memory = psutil.Process().memory_info()  # Windows keeps a peak; elsewhere it is what the process holds now
+    return getattr(memory, "peak_wset", memory.rss) / 2**20
 
 before, start = peak(), time.perf_counter()
 knees = kneeclip.data.load_knees(sys.argv[1])

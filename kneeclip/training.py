@@ -147,34 +147,36 @@ def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watc
     state.resume(model, optimizer)
     per_epoch = math.ceil(len(data.grades) / recipe.batch_size)
     total = per_epoch * recipe.epochs
-    bar = tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress)
     state.resumed_at = state.step
-    for epoch in range(state.step // per_epoch, recipe.epochs):
-        start = time.perf_counter()  # of this epoch; a resumed one counts from where it went on
-        order, draws = epoch_plan(data, recipe, epoch)
-        for i in range(state.step % per_epoch, per_epoch):
-            batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
-            lr = learning_rate(state.step, total, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            losses = _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor)
-            state.steps.append({"step": state.step, "epoch": epoch, **losses})
-            state.step += 1
-            bar.update()
+    # closed by an error too, so that the error's sentence stands on a line of its own
+    with tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress) as bar:
+        for epoch in range(state.step // per_epoch, recipe.epochs):
+            start = time.perf_counter()  # of this epoch; a resumed one counts from where it went on
+            order, draws = epoch_plan(data, recipe, epoch)
+            for i in range(state.step % per_epoch, per_epoch):
+                batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+                lr = learning_rate(state.step, total, recipe)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                losses = _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor)
+                state.steps.append({"step": state.step, "epoch": epoch, **losses})
+                state.step += 1
+                bar.update()
+                watch(state.history, state.steps)
+                if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
+                    state.save(model, optimizer)
+            row = _epoch_row(state, epoch, lr)
+            judged = (epoch + 1) % recipe.judge_every == 0 or epoch + 1 == recipe.epochs
+            if tune is not None and judged:
+                with accelerator.autocast():
+                    p, p_flip = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
+                row |= _tune_metrics(p, p_flip, tune)
+            row["seconds"] = round(time.perf_counter() - start, 2)
+            bar.set_postfix(
+                {k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False
+            )
+            state.end_of_epoch(row, model, optimizer, judged)
             watch(state.history, state.steps)
-            if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
-                state.save(model, optimizer)
-        row = _epoch_row(state, epoch, lr)
-        judged = (epoch + 1) % recipe.judge_every == 0 or epoch + 1 == recipe.epochs
-        if tune is not None and judged:
-            with accelerator.autocast():
-                p, p_flip = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
-            row |= _tune_metrics(p, p_flip, tune)
-        row["seconds"] = round(time.perf_counter() - start, 2)
-        bar.set_postfix({k: f"{row[k]:.3f}" for k in ("total", "tune_accuracy", "tune_qwk") if k in row}, refresh=False)
-        state.end_of_epoch(row, model, optimizer, judged)
-        watch(state.history, state.steps)
-    bar.close()
 
 
 def learning_rate(step: int, total: int, recipe: Recipe) -> float:

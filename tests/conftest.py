@@ -13,6 +13,17 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
+@pytest.fixture(autouse=True)
+def same_world():
+    """A command may name a world to the notebooks that it starts; no test hands it on to the next."""
+    before = {name: os.environ.get(name) for name in ("KNEECLIP_PRESET", "KNEECLIP_DATA")}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The real images' folder; the suite runs without them, and says so."""

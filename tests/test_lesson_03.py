@@ -3,13 +3,14 @@
 import dataclasses
 import math
 
+import accelerate
 import matplotlib as mpl
 import nbformat
 import pytest
 import torch
 from nbclient import NotebookClient
 
-from kneeclip import plots, training
+from kneeclip import plots
 from kneeclip.checks import check
 from kneeclip.errors import KneeError
 from kneeclip.model import load_clip
@@ -98,10 +99,10 @@ def test_a_watched_run_that_is_interrupted_resumes_to_the_same_bits(tiny_folder,
 
 
 def test_only_the_main_process_watches(tiny, arrays, recipe, monkeypatch):
-    class Second(training.Accelerator):
+    class Second(accelerate.Accelerator):
         is_main_process = False
 
-    monkeypatch.setattr(training, "Accelerator", Second)
+    monkeypatch.setattr(accelerate, "Accelerator", Second)
     seen = []
     run = train(*tiny, arrays, "criteria", recipe, watch=lambda *rows: seen.append(rows))
     assert len(run.steps) == 6 and not seen
