@@ -30,10 +30,11 @@ from kneeclip.prompts import as_prompts
 from kneeclip.rivals import VIT_B16, Task, floor, load_model, now, ours, trainer, views_alone
 
 FILM = 224  # pixels of a public radiograph; phantoms are drawn as large
-BATCH = {VIT_B16: 8}  # images in an update, where it is not the preset's: on a CPU a view costs a second
+BATCH = {VIT_B16: 8}  # images in an update, where it is not the preset's: on one core a view costs a second
+STEPS = {VIT_B16: 1}  # updates timed in a round, where it is not 6
 
 
-def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, workers=2, threads=None) -> dict:
+def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=None, workers=2, threads=None) -> dict:
     """Views a second of `kneeclip.train`, of the floor under it and of `transformers.Trainer` (see `kneeclip.rivals`).
 
     Parameters
@@ -45,7 +46,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
     batch_size : int, optional
         Images in an update, each with its flip; the preset's 64, for vit-b16 8.
     repeats, steps : int
-        Rounds, and updates timed in each.
+        Rounds, and updates timed in each: 6, for vit-b16 1.
     workers : int
         The Trainer runs without loader processes and with so many; its better lap counts. 0, and vit-b16: without.
     threads : int, optional
@@ -60,7 +61,7 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
     numbers = setup("step", data, threads, repeats=repeats, steps=steps) | {"precision": "float32"}
     numbers["models"] = {}
     for name in models or ["phantom-clip"]:
-        task, augmented = make_task(name, data, batch_size, steps)
+        task, augmented = make_task(name, data, batch_size, STEPS.get(name, 6) if steps is None else steps)
         contenders = {
             "floor": lambda task=task: floor(task),
             "ours": lambda task=task: ours(task),
@@ -73,10 +74,11 @@ def bench_step(models=None, data=None, *, batch_size=None, repeats=5, steps=6, w
         rival = np.min([seconds for who, seconds in laps.items() if who.startswith("Trainer")], axis=0)
         numbers["models"][name] = {
             "batch_size": task.recipe.batch_size,
+            "steps": task.steps,
             "views_a_step": task.views,
             "prompts": task.prompts.name,
             "augment": augmented.recipe.augment,
-            "views_per_second": {who: spread(steps * task.views / s) for who, s in laps.items()},
+            "views_per_second": {who: spread(task.steps * task.views / s) for who, s in laps.items()},
             "share_of_floor": spread(laps["floor"] / laps["ours"]),
             "share_of_floor_augmented": spread(laps["floor"] / laps["ours, augmented"]),
             "ratio_to_trainer": spread(rival / laps["ours"]),
@@ -118,7 +120,7 @@ def bench_data(models=None, data=None, *, batch_size=None, repeats=3, steps=6, t
                 _, task = make_task(name, data, batch_size, steps)
             contenders = {"step": lambda t=task: ours(t).seconds, "views": lambda t=task: views_alone(t).seconds}
             laps = in_turns(contenders, repeats)
-            numbers["models"][name] = {"batch_size": task.recipe.batch_size}
+            numbers["models"][name] = {"batch_size": task.recipe.batch_size, "steps": steps}
             numbers["models"][name] |= {"waiting_share": spread(laps["views"] / laps["step"])}
     return numbers | headlines(numbers["models"])
 
@@ -157,6 +159,7 @@ def bench_eval(models=None, data=None, *, batch_size=None, repeats=7, steps=6, t
         laps = in_turns({who: lambda lap=lap: _seconds(lap) for who, lap in contenders.items()}, repeats)
         numbers["models"][name] = {
             "batch_size": size,
+            "steps": steps,
             "film_size": list(films[0].size),
             "views_per_second": {who: spread(2 * len(films) / s) for who, s in laps.items()},
             "share_of_forward": spread(laps["forward"] / laps["predict"]),

@@ -60,6 +60,7 @@ def bench_gpu(models=None, data=None, *, batch_size=None, repeats=3, steps=10, t
         laps = [_lap(task)["views_per_second"] for _ in range(repeats)]
     numbers["models"][name] = {
         "batch_size": task.recipe.batch_size,
+        "steps": steps,
         "views_per_second": {"ours, compiled": spread(laps)},
         "share_of_matmul": spread([flops * views / rate for views in laps]),
         "epoch_seconds": spread([2 * PAIRS / views for views in laps]),

@@ -49,7 +49,7 @@ def headlines(models: dict) -> dict:
     return {name: {model: part[name]["median"] for model, part in models.items()} for name in ratios}
 
 
-def setup(bench: str, data: str | None, threads: int | None, **counts: int) -> dict:
+def setup(bench: str, data: str | None, threads: int | None, **counts: int | None) -> dict:
     for name, value in {"threads": threads, **counts}.items():
         if value is not None and value < 1:
             raise KneeError("there is nothing to time", f"{name}={value}", "give a whole number from 1")
@@ -63,7 +63,7 @@ def setup(bench: str, data: str | None, threads: int | None, **counts: int) -> d
         "world": world,
         "machine": machine,
         "load_at_start": load,  # processes that wanted a core in the minute before: 0 is a quiet machine
-        **counts,
+        "repeats": counts["repeats"],
         "environment": environment(),
     }
 

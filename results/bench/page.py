@@ -21,12 +21,14 @@ def filled(text: str) -> str:
 
 def table(numbers: dict) -> str:
     setting = f"{numbers['machine']}, {numbers['environment']['threads']} threads, {numbers['world']}"
-    sizes = "; ".join(f"{name}: {part['batch_size']} images a step" for name, part in numbers["models"].items())
-    counts = f"{numbers['repeats']} rounds of {numbers['steps']} steps"
+    sizes = [
+        f"{name}: {p['batch_size']} images a step, {p['steps']} steps a round" for name, p in numbers["models"].items()
+    ]
+    counts = f"{'; '.join(sizes)}; {numbers['repeats']} rounds"
     busy = f"load at the start {numbers['load_at_start']} (a quiet machine has about 0)"
     films = f"{numbers['images']:,} images; " if "images" in numbers else ""
     lines = [
-        f"*{setting}; {films}{sizes}; {counts}; {busy}.*",
+        f"*{setting}; {films}{counts}; {busy}.*",
         "",
         "| | median | lowest | highest |",
         "|---|---|---|---|",
