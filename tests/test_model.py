@@ -210,18 +210,28 @@ def test_a_prompt_too_long_is_refused_before_it_is_cut(tiny):
         encode_texts(*tiny, as_prompts(["a", "b", "severe " * 90, "d", "e"]))
 
 
-@pytest.mark.parametrize("build", ["published", "eager", "listened to"])
-def test_the_last_layer_for_the_class_token_alone_is_the_whole_layers_answer(tiny, build):
+@pytest.mark.parametrize("build", ["published", "gelu", "checkpointing", "eager", "listened to", "listened to below"])
+def test_the_towers_short_cuts_give_the_whole_towers_answer(tiny, tiny_settings, build):
     """Embeddings and gradients are Transformers' own, also where only its own path will do."""
+    from dataclasses import replace
+
+    from kneeclip.pretrain import new_clip
     from kneeclip.tower import image_features
 
-    model, _ = tiny
+    model, _ = new_clip(replace(tiny_settings, layers=2), tiny[1].tokenizer)
+    model.double()
     tower, calls = model.vision_model, []
     if build == "eager":
         model.set_attn_implementation("eager")
-    if build == "listened to":
-        tower.encoder.layers[-1].register_forward_hook(lambda *_: calls.append(1))
-    x = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    if build == "gelu":
+        for layer in tower.encoder.layers:
+            layer.mlp.activation_fn = torch.nn.GELU()
+    if build == "checkpointing":
+        model.train().gradient_checkpointing_enable()
+    if build.startswith("listened to"):
+        layer = tower.encoder.layers[0 if build.endswith("below") else -1]
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0)).double()
     found = {}
     for name, features in (
         ("theirs", lambda: model.get_image_features(pixel_values=x).pooler_output),
@@ -232,5 +242,5 @@ def test_the_last_layer_for_the_class_token_alone_is_the_whole_layers_answer(tin
         X.square().sum().backward()
         found[name] = [X, *[p.grad.clone() for p in tower.parameters()], model.visual_projection.weight.grad.clone()]
     for a, b in zip(found["ours"], found["theirs"], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert len(calls) == (2 if build == "listened to" else 0)
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert len(calls) == (2 if build.startswith("listened to") else 0)
