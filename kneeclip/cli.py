@@ -15,6 +15,18 @@ import typer
 
 from kneeclip import commands, processes
 from kneeclip.errors import KneeError
+from kneeclip.options import (
+    DataOption,
+    JsonOption,
+    ModelOption,
+    OutOption,
+    PresetOption,
+    PromptsOption,
+    SeedOption,
+    SplitOption,
+    given,
+    write_json,
+)
 from kneeclip.shell import invoke
 
 app = typer.Typer(
@@ -24,17 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
-DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
-SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
-PromptsOption = Annotated[
-    str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file too")]
 
 
 @app.command()
@@ -61,43 +62,14 @@ def audit(data: Annotated[str, typer.Argument(metavar="DATA")], json_file: JsonO
 
     report = run_audit(data)
     typer.echo(report.text())
-    _write_json(json_file, report.to_dict())
+    write_json(json_file, report.to_dict())
     if not report.ok:
         faults = [file for finding in report.errors for file in finding.files] or [data]
         kinds = ", ".join(finding.kind for finding in report.errors).replace("source", "nothing to audit")
         raise KneeError(f"the audit found errors: {kinds}", faults, "mend what the report lists, then audit again")
 
 
-@app.command()
-def phantom(
-    compare: Annotated[str | None, typer.Option("--compare", metavar="DATA", help="real knees to compare with")] = None,
-    patients: Annotated[int, typer.Option("--patients", help="phantom patients, two knees each")] = 500,
-    size: Annotated[int, typer.Option("--size", help="pixels")] = 112,
-    seed: SeedOption = None,
-    out: OutOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Draw phantom knees into a figure; with --compare, beside real ones, with distances to their statistics."""
-    from kneeclip import plots
-    from kneeclip.checkpoints import write_atomically
-    from kneeclip.phantom import cohort_statistics, make_phantoms
-
-    knees = make_phantoms(patients, 1 if seed is None else seed, size=size)
-    if compare is None:
-        rows = [i for grade in range(5) for i in (knees.grades == grade).nonzero()[0][:6]]
-        _write_json(json_file, cohort_statistics(knees))
-        figure = plots.knee_grid(knees.images[rows], knees.grades[rows], columns=6, world="phantom (synthetic) knees")
-    else:
-        figure, numbers = _compare(compare, knees, size)
-        for name, value in numbers.items():
-            typer.echo(f"{name:36s} {value:9.3f}")
-        _write_json(json_file, numbers)
-    out = out or Path("build/phantom.png")
-    kind = out.suffix.lstrip(".").lower()
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise KneeError("a figure can't be written in that form", out, "end its name in .png, .svg or .pdf")
-    write_atomically(out, lambda tmp: figure.savefig(tmp, format=kind, dpi=120, bbox_inches="tight"))
-    typer.echo(f"Figure: {out}")
+app.command()(commands.phantom)
 
 
 @app.command()
@@ -112,7 +84,7 @@ def pretrain(
     from kneeclip.pretrain import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
-    settings = dataclasses.replace(Pretraining(), **_given(seed=seed, patients=patients, epochs=epochs), sides=sides)
+    settings = dataclasses.replace(Pretraining(), **given(seed=seed, patients=patients, epochs=epochs), sides=sides)
     folder = run_pretraining(out or Path("runs/phantom-clip"), settings)
     typer.echo(f"Model: {folder}")
 
@@ -147,7 +119,7 @@ def train(
     from kneeclip.training import train as run_training
 
     chosen = _preset(preset, data)
-    settings = _given(
+    settings = given(
         arm=arm, consistency=consistency, weight=weight, epochs=epochs, lr=lr, batch_size=batch_size,
         precision=precision, adapt=adapt, last_k=last_k, lora_rank=lora_rank, seed=seed,
     )  # fmt: skip
@@ -166,7 +138,7 @@ def train(
     tuned = ", ".join(f"{k.removeprefix('tune_')} {best[k]:.3f}" for k in best if k.startswith("tune_"))
     typer.echo(f"Kept epoch {run.best_epoch + 1} of {recipe.epochs} (tune: {tuned or 'none'}).")
     typer.echo(f"Model: {run.folder}\nNext: kneeclip evaluate {run.folder}" + (f" --data {data}" if data else ""))
-    _write_json(json_file, {"best_epoch": run.best_epoch, "temperature": run.temperature, "history": run.history})
+    write_json(json_file, {"best_epoch": run.best_epoch, "temperature": run.temperature, "history": run.history})
 
 
 @app.command()
@@ -204,7 +176,7 @@ def evaluate(
     typer.echo(f"{Path(model).name} on {chosen.world}, {split}: {report['n']} images, {report['n_patients']} patients")
     typer.echo(str(Table(report_rows(report))))
     typer.echo(_disclaimer())
-    _write_json(json_file, report)
+    write_json(json_file, report)
 
 
 @app.command()
@@ -240,45 +212,10 @@ def predict(
             if found:
                 typer.echo(f"Warning: {path.name}: {ODD[doubt]}.", err=True)
     typer.echo(_disclaimer())
-    _write_json(json_file, rows)
+    write_json(json_file, rows)
 
 
-@app.command()
-def bench(
-    what: Annotated[str, typer.Argument(metavar="step|data|eval|gpu")],
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="may be given twice; vit-b16: the paper's, random weights")
-    ] = None,
-    data: DataOption = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="rounds, every contender once in each")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="steps timed in a round")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="of torch")] = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Time training, reading or prediction beside a floor and a rival, in one process and in turns."""
-    known = ("step", "data", "eval", "gpu")
-    if what not in known:
-        raise KneeError("there is no such bench", what, f"choose one of {', '.join(known)}")
-    if what == "gpu":
-        from kneeclip.gpu import bench_gpu as timed
-    else:
-        from kneeclip import bench as benches
-
-        timed = getattr(benches, f"bench_{what}")
-    from kneeclip.laps import rows
-    from kneeclip.tables import Table
-
-    data = data or os.environ.get("KNEECLIP_DATA")
-    given = _given(batch_size=batch_size, repeats=repeats, steps=steps, threads=threads)
-    numbers = timed(model or None, data, **given)
-    typer.echo(f"{numbers['machine']}, {numbers['environment']['threads']} threads; {numbers['world']}")
-    typer.echo(str(Table(rows(numbers))))
-    if "memory" in numbers:
-        typer.echo(str(Table(numbers["memory"])))
-    _write_json(json_file, numbers)
-
-
+app.command()(commands.bench)
 app.command()(commands.study)
 app.command()(commands.report)
 
@@ -298,10 +235,6 @@ def _environment(preset) -> None:
         os.environ["KNEECLIP_DATA"] = str(Path(preset.data).resolve()) if preset.data != "kaggle" else "kaggle"
 
 
-def _given(**settings) -> dict:
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def _mirrored(record: dict, sides) -> list[bool] | None:
     """Which knees a model of the canonical arm wants mirrored: the left ones. None for the other arms."""
     if record.get("recipe", {}).get("arm") != "canonical":
@@ -310,28 +243,6 @@ def _mirrored(record: dict, sides) -> list[bool] | None:
         what = "this model grades left knees mirrored, and the file names don't say which they are"
         raise KneeError(what, None, "end the names in L or R, as in 9001695L.png, or use a model of another arm")
     return [side == "L" for side in sides]
-
-
-def _compare(source: str, knees, size: int):
-    import numpy as np
-    from PIL import Image
-
-    from kneeclip import plots, realism
-    from kneeclip.data import load_knees, require_split
-
-    train = require_split(load_knees(source), "train")
-    chosen = train.select(range(0, len(train), max(1, len(train) // len(knees.images))))
-    real = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in chosen["image"]])
-    comparison = realism.compare(real, knees.images, real_sides=np.array(chosen["side"]), phantom_sides=knees.sides)
-    return plots.phantom_comparison(real, knees.images, comparison), comparison["distances"]
-
-
-def _write_json(path: Path | None, value: object) -> None:
-    from kneeclip.checkpoints import write_json
-
-    if path is not None and processes.rank() == 0:
-        write_json(path, value)
-        typer.echo(f"Numbers: {path}")
 
 
 def _disclaimer() -> str:

@@ -1,0 +1,35 @@
+"""What several of the shell's commands share: options that mean the same wherever they appear, and ``--json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kneeclip import processes
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
+DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
+SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
+PromptsOption = Annotated[
+    str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file too")]
+
+
+def given(**settings) -> dict:
+    """The settings that the user gave; the others stay as the preset has them."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def write_json(path: Path | None, value: object) -> None:
+    """Write the numbers to the file that ``--json`` names; of several processes the main one does."""
+    from kneeclip import checkpoints
+
+    if path is not None and processes.rank() == 0:
+        checkpoints.write_json(path, value)
+        typer.echo(f"Numbers: {path}")
