@@ -21,10 +21,11 @@ def filled(text: str) -> str:
 
 def table(numbers: dict) -> str:
     setting = f"{numbers['machine']}, {numbers['environment']['threads']} threads, {numbers['world']}"
-    sizes = [
-        f"{name}: {p['batch_size']} images a step, {p['steps']} steps a round" for name, p in numbers["models"].items()
-    ]
-    counts = f"{'; '.join(sizes)}; {numbers['repeats']} rounds"
+    counts = "; ".join(
+        f"{name}: {part.get('repeats', numbers['repeats'])} rounds of {part['steps']} steps, "
+        f"{part['batch_size']} images a step"
+        for name, part in numbers["models"].items()
+    )
     busy = f"load at the start {numbers['load_at_start']} (a quiet machine has about 0)"
     films = f"{numbers['images']:,} images; " if "images" in numbers else ""
     lines = [
