@@ -155,10 +155,10 @@ def evaluate(
     from kneeclip import evaluation
     from kneeclip.cards import read_run
     from kneeclip.data import load_knees, require_split
-    from kneeclip.model import load_clip
+    from kneeclip.loading import load_clip, model_folder
     from kneeclip.tables import Table, report_rows
 
-    record, texts = read_run(Path(model))
+    record, texts = read_run(model_folder(model))
     # a run is judged in the world that it was trained in, unless somebody says otherwise
     chosen = _preset(preset or (None if data else record.get("preset")), data)
     clip, processor = load_clip(model)
@@ -182,7 +182,7 @@ def evaluate(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…")],
-    model: Annotated[str, typer.Option("--model", help="a run folder, a bundled name or a hub id")] = "phantom-clip",
+    model: Annotated[str, typer.Option("--model", help="a run folder, a bundled name or a hub id")] = "knee-clip",
     prompts: PromptsOption = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -192,14 +192,14 @@ def predict(
     from kneeclip.auditing import ODD, doubts
     from kneeclip.cards import read_run
     from kneeclip.films import patient_and_side, read_grey
-    from kneeclip.model import load_clip
+    from kneeclip.loading import load_clip, model_folder
     from kneeclip.model import predict as run_prediction
     from kneeclip.presets import GRADES
     from kneeclip.tables import Table
 
     films = [read_grey(path) for path in images]
     clip, processor = load_clip(model)
-    record, texts = read_run(Path(model))
+    record, texts = read_run(model_folder(model))
     mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
     p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
     rows = [

@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 from kneeclip.errors import KneeError
 
 ASSETS = Path(__file__).parent / "assets"
-BUNDLED = ("phantom-clip",)
+BUNDLED = ("phantom-clip", "knee-clip")
 
 
 def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tuple[CLIPModel, CLIPProcessor]:
@@ -23,7 +23,7 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     Parameters
     ----------
     name : str or path
-        A bundled name (``"phantom-clip"``), a folder in Transformers' format (a run folder is one), or a hub id
+        A bundled name (``"phantom-clip"``, ``"knee-clip"``), a folder in Transformers' format (a run folder is one), or a hub id
         (``"openai/clip-vit-base-patch16"``).
     fresh_seed : int, optional
         Keep architecture, tokenizer and preprocessing, but draw the weights anew from this seed: the control
@@ -99,10 +99,15 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
     return folder
 
 
+def model_folder(name: str | os.PathLike) -> Path:
+    """Where the model of that name lies, if it lies on this machine: what stands beside its weights is there too."""
+    return ASSETS / name if str(name) in BUNDLED else Path(name).expanduser()
+
+
 def _locate(name: str) -> str:
     """A folder for a bundled name or a path; a hub id as it is."""
     if name in BUNDLED:
-        folder = ASSETS / name
+        folder = model_folder(name)
         if not (folder / "config.json").exists():
             raise KneeError("the bundled model is missing from this installation", folder, "install kneeclip again")
         return str(folder)
