@@ -23,8 +23,8 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     Parameters
     ----------
     name : str or path
-        A bundled name (``"phantom-clip"``, ``"knee-clip"``), a folder in Transformers' format (a run folder is one), or a hub id
-        (``"openai/clip-vit-base-patch16"``).
+        A bundled name (``"phantom-clip"``, ``"knee-clip"``), a folder in Transformers' format (a run folder is one),
+        or a hub id (``"openai/clip-vit-base-patch16"``).
     fresh_seed : int, optional
         Keep architecture, tokenizer and preprocessing, but draw the weights anew from this seed: the control
         without pretraining.

@@ -6,17 +6,19 @@ A page without a kernel shows no slider, so notebooks put a still picture beneat
 from __future__ import annotations
 
 import io
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 import numpy as np
-from IPython.display import DisplayHandle, display
+from IPython.display import DisplayHandle, Markdown, display
 from matplotlib.figure import Figure
 from PIL import Image
 
 from kneeclip import plots
 from kneeclip.errors import KneeError
+from kneeclip.phantom import make_phantoms
 from kneeclip.reading import agreement_table
 
 
@@ -96,20 +98,77 @@ def grading_game(images: Sequence, readers: Mapping[str, Sequence[int]], mine: l
             text = agreement_table({"you": mine} | dict(readers))
         said.value = f"<pre style='line-height: 1.3'>{text}</pre>"
 
+    return _cards(images, {f"{k}": k for k in range(5)}, mine, score, said)
+
+
+def real_or_phantom(knees, *, world: str, n: int = 8, seed: int = 0) -> ipywidgets.VBox | Markdown:
+    """Numbered knees, half of them real and half of them phantoms, two buttons each; the key when all are told.
+
+    Parameters
+    ----------
+    knees : Dataset
+        A split of `load_knees`.
+    world : str
+        The preset's. If its knees are phantoms themselves, a sentence says what the game needs.
+    n : int
+        Knees; each phantom has the grade of one of the real ones, so that the grade gives nothing away.
+    seed : int
+        Another one deals other knees.
+
+    Returns
+    -------
+    ipywidgets.VBox or Markdown
+        Show it as the last line of a cell.
+
+    Notes
+    -----
+    Notebook: 01.
+    """
+    if "phantom" in world:
+        return Markdown(
+            "*No real knees here: this game needs the preset `knees` (`KNEECLIP_PRESET=knees`, and `KNEECLIP_DATA` "
+            "where the images are).*"
+        )
+    rng = np.random.default_rng(seed)
+    real = [knees[int(i)] for i in rng.choice(len(knees), n // 2, replace=False)]
+    size = real[0]["image"].width
+    drawn = make_phantoms(100, 10_000 + seed, size=size)
+    images, truth = [np.asarray(row["image"]) for row in real], ["real"] * len(real)
+    for row in real:
+        images.append(drawn.images[rng.choice(np.flatnonzero(drawn.grades == row["grade"]))])
+        truth.append("phantom")
+    order = rng.permutation(len(images))
+    images, truth = [images[i] for i in order], [truth[i] for i in order]
+    mine, said = [None] * len(images), ipywidgets.HTML()
+
+    def score() -> None:
+        told = sum(guess is not None for guess in mine)
+        text = f"{told} of {len(mine)} told"
+        if told == len(mine):
+            right = sum(map(operator.eq, mine, truth))
+            text = f"{right} of {len(mine)} right (a coin: {len(mine) // 2} on average). Real are "
+            text += ", ".join(str(i + 1) for i, kind in enumerate(truth) if kind == "real") + "."
+        said.value = f"<p>{text}</p>"
+
+    return _cards(images, {"real": "real", "phantom": "phantom"}, mine, score, said)
+
+
+def _cards(images, options: dict, mine: list, score: Callable[[], None], said) -> ipywidgets.VBox:
+    """Numbered pictures with the same buttons under each; a click writes into `mine` and scores."""
+
     def card(i: int) -> ipywidgets.VBox:
         file = io.BytesIO()
         Image.fromarray(np.asarray(images[i], np.uint8)).save(file, "png")
         title = ipywidgets.HTML(f"<b>{i + 1}</b>")
         picture = ipywidgets.Image(value=file.getvalue(), layout={"width": "190px"})
-        choice = ipywidgets.ToggleButtons(
-            options=[(f"{k}", k) for k in range(5)], value=mine[i], style={"button_width": "32px"}
-        )
+        width = f"{160 // len(options)}px"
+        choice = ipywidgets.ToggleButtons(options=list(options.items()), value=mine[i], style={"button_width": width})
 
-        def graded(change) -> None:
+        def chosen(change) -> None:
             mine[i] = change.new
             score()
 
-        choice.observe(graded, "value")
+        choice.observe(chosen, "value")
         return ipywidgets.VBox([title, picture, choice], layout={"margin": "0 10px 8px 0", "width": "200px"})
 
     score()

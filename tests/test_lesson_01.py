@@ -1,5 +1,7 @@
 """Notebook 01: its exercises accept what is right and name the typical mistakes; readers, the game, the figures."""
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -131,6 +133,25 @@ def test_the_game_writes_into_the_list_and_keeps_its_score_to_the_end():
     assert all(bytes(card.children[1].value).startswith(b"\x89PNG") for card in cards.children)
     with pytest.raises(KneeError, match="A: 2"):
         widgets.grading_game([np.zeros((8, 8), np.uint8)], {"A": reader}, [None])
+
+
+def test_real_or_phantom_tells_nothing_before_the_last_guess_and_then_the_truth():
+    from PIL import Image
+
+    class Split(list):
+        """Rows as `load_knees` gives them; flat grey stands for a real film."""
+
+    flat = Split({"image": Image.new("L", (32, 32), 77), "grade": grade} for grade in (0, 1, 2, 3, 4) * 2)
+    box = widgets.real_or_phantom(flat, world="real knees", n=6, seed=3)
+    cards, said = box.children[0].children, box.children[1]
+    pixels = [np.asarray(Image.open(io.BytesIO(bytes(card.children[1].value)))) for card in cards]
+    real = [i for i, picture in enumerate(pixels) if (picture == 77).all()]
+    assert len(cards) == 6 and len(real) == 3 and "Real are" not in said.value
+    for i, card in enumerate(cards):
+        assert "Real are" not in said.value
+        card.children[2].value = "real" if i in real or i == min(set(range(6)) - set(real)) else "phantom"
+    assert "5 of 6 right" in said.value and f"Real are {', '.join(str(i + 1) for i in real)}." in said.value
+    assert "KNEECLIP_PRESET=knees" in widgets.real_or_phantom(flat, world="phantom knees").data
 
 
 def test_labelled_name_each_place_in_the_margin_of_its_half():
