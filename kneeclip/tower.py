@@ -30,11 +30,11 @@ def image_features(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
         return model.get_image_features(pixel_values=pixels).pooler_output
     x = tower.pre_layrnorm(tower.embeddings(pixels))  # (N, 1 + P, width), the class token first
     for layer in layers[:-1]:
-        x = layer(x, None) if layer.gradient_checkpointing else _layer(layer, x)
-    return model.visual_projection(tower.post_layernorm(_layer(layers[-1], x, answered=1)[:, 0]))
+        x = layer(x, None) if layer.gradient_checkpointing else run_layer(layer, x)
+    return model.visual_projection(tower.post_layernorm(run_layer(layers[-1], x, answered=1)[:, 0]))
 
 
-def _layer(layer: CLIPEncoderLayer, x: torch.Tensor, answered: int | None = None) -> torch.Tensor:
+def run_layer(layer: CLIPEncoderLayer, x: torch.Tensor, answered: int | None = None) -> torch.Tensor:
     """``layer(x, None)`` of its first `answered` tokens: (N, answered or L, width)."""
     attention, h = layer.self_attn, layer.layer_norm1(x)
 

@@ -22,7 +22,7 @@ def filled(text: str) -> str:
 def table(numbers: dict) -> str:
     setting = f"{numbers['machine']}, {numbers['environment']['threads']} threads, {numbers['world']}"
     counts = "; ".join(
-        f"{name}: {part.get('repeats', numbers['repeats'])} rounds of {part['steps']} steps, "
+        f"{name}: {part.get('repeats', numbers['repeats'])} rounds of {part['steps']} step{'s' * (part['steps'] > 1)}, "
         f"{part['batch_size']} images a step"
         for name, part in numbers["models"].items()
     )
