@@ -189,6 +189,7 @@ def _figures(report: dict) -> dict:
                 rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
     if rows:
         figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, world=world)
+        figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width
         drawn["contrasts.png"] = (figure, "The planned contrasts with their intervals")
     forms: dict[str, list] = {}
     for row in (row for row in arms if row["arm"] == "clip_koa" and row["sides"] == arms[0]["sides"]):

@@ -92,6 +92,7 @@ def test_the_90_minutes_are_90_and_those_of_the_notebooks():
 
 def test_the_numbers_of_the_model_card_are_those_of_the_results():
     files = ("phantoms/zero_shot.json", "first_real_run/zero_shot.json", "first_real_run/pretrained.json")
+    files += ("knee_clip/validation.json",)
     reports = [json.loads((ROOT / "results" / name).read_text(encoding="utf-8")) for name in files]
     text = read("MODEL_CARD.md")
     shown = {row[0]: row[1:] for row in table(text, "metric")}
@@ -108,7 +109,8 @@ def test_the_numbers_of_the_model_card_are_those_of_the_results():
     assert not shown
     head = next(line for line in text.splitlines() if line.startswith("| metric |"))
     assert [int(n) for n in re.findall(r"n = (\d+)", head)] == [report["n"] for report in reports]
-    assert f"finds {reports[2]['confusion'][1][1]} of the {reports[2]['per_grade'][1]['n']} KL1 knees" in text
+    missed = f"finds {reports[2]['confusion'][1][1]} of the {reports[2]['per_grade'][1]['n']} KL1 knees"
+    assert f"{missed}, `knee-clip` {reports[3]['confusion'][1][1]}." in text
     assert {report["split"] for report in reports} == {"validation"}
     assert {report["n_boot"] for report in reports} == {1000}
 
@@ -122,8 +124,9 @@ def test_the_model_card_counts_the_weights_that_are_shipped():
     from kneeclip.model import load_clip
     from kneeclip.pretrain import Pretraining
 
-    model, _ = load_clip("phantom-clip")
-    assert f"{sum(weights.numel() for weights in model.parameters()):,} weights" in read("MODEL_CARD.md")
+    for name in ("phantom-clip", "knee-clip"):
+        model, _ = load_clip(name)
+        assert f"{sum(weights.numel() for weights in model.parameters()):,} weights" in read("MODEL_CARD.md"), name
     assert f"{2 * Pretraining().patients:,} captioned phantoms" in read("MODEL_CARD.md")
 
 
@@ -165,3 +168,54 @@ def test_the_reporting_checklist_names_what_is_recorded():
     assert {"arm", "consistency", "weight", "select"} <= set(record["recipe"])
     for name in ("CLAIM", "TRIPOD+AI", "STARD-AI", "DECIDE-AI", "informed by, and not compliant"):
         assert name in text
+
+
+def test_the_findings_page_says_what_the_studies_report():
+    """results/README.md and the report of the phantom study, which a command makes of the runs."""
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    report = json.loads((ROOT / "results/phantom_study/report.json").read_text(encoding="utf-8"))
+    found = {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
+
+    def told(a, b, view="original"):
+        one = found[a, b][view]["accuracy"]
+        low, high = one["ci"]
+        return f"{100 * one['difference']:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
+
+    assert told("clip_koa js 1", "clip").replace("+0.0 points", "0.0 points of\naccuracy") in page
+    assert told("symmetry", "flip_aug") in page and told("clip_koa js 1", "symmetry") in page
+    assert told("symmetry", "flip_aug", "averaged").replace(" points", "") in page
+    primary = found["clip_koa js 1", "clip"]["original"]["accuracy"]
+    assert primary["verdict"] == "equivalent" and f"{primary['images_for_claim']} images of new patients" in page
+    low, high = found["symmetry", "flip_aug"]["original"]["accuracy"]["runs_ci"]
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page
+    at_ten = [100 * c["original"]["accuracy"]["difference"] for (a, _), c in found.items() if a.endswith(" 10")]
+    assert f"between {min(at_ten):.1f} and +{max(at_ten):.1f} in the\n  four forms" in page and len(at_ten) == 4
+    agreement = {row["label"]: row["flip_agreement"]["value"] for row in report["arms"] if row["side"] == "both"}
+    for weight in ("10", "1"):
+        shown = [100 * agreement[f"clip_koa {form} {weight}"] for form in ("js", "kl", "mse", "bhattacharyya")]
+        assert f"{min(shown):.1f} to {max(shown):.1f} % at weight" in page.replace("\n  ", " "), weight
+    assert report["study"]["finished"] == report["study"]["planned"] == 105
+
+
+def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():
+    def percent(report):
+        low, high = (100 * end for end in report["ci"]["accuracy"])
+        return f"{100 * report['accuracy']:.1f} % [{low:.1f}, {high:.1f}]"
+
+    def load(name):
+        return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+    rows = {row[0]: row[1:] for row in table((ROOT / "README.md").read_text(encoding="utf-8"), "model")}
+    majority = rows.pop("majority class (always KL0)")
+    reports = [load(f"{name}.json") for name in ("first_real_run/zero_shot", "first_real_run/pretrained")]
+    reports.append(load("knee_clip/validation.json"))
+    assert majority[0] == f"{100 * reports[2]['per_grade'][0]['n'] / reports[2]['n']:.1f} %"
+    assert list(rows.values()) == [
+        [percent(report), *(with_interval(report, name) for name in ("qwk", "auc_kl2", "ece"))] for report in reports
+    ]
+    page = {
+        row[0]: row[1:] for row in table((ROOT / "results/knee_clip/README.md").read_text(encoding="utf-8"), "metric")
+    }
+    ours = reports[2]
+    for label, key in (("accuracy", "accuracy"), ("QWK", "qwk"), ("ECE", "ece"), ("MAE (grades)", "mae")):
+        assert page[label][0] == with_interval(ours, key) and page[label][2] == with_interval(ours["averaged"], key)

@@ -1,0 +1,96 @@
+"""knee-clip, the bundled grader of real knees: what is shipped, that it runs offline, and that its figures hold."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import kneeclip as kc
+from kneeclip.cards import NOT_FOR_DIAGNOSIS, read_run
+from kneeclip.loading import model_folder
+from kneeclip.phantom import make_phantoms
+
+FOLDER = model_folder("knee-clip")
+RESULTS = Path(__file__).parents[1] / "results" / "knee_clip"
+
+
+@pytest.fixture(scope="module")
+def knee_clip():
+    return kc.load_clip("knee-clip")
+
+
+def test_it_is_small_and_says_where_it_comes_from():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 16 * 2**20
+    with safe_open(FOLDER / "model.safetensors", "pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float16}  # noqa: SIM118
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for fact in (NOT_FOR_DIAGNOSIS, "10.17632/56rmx5bjcr.1", "CC BY 4.0", "results/knee_clip/make.py"):
+        assert fact in card, fact
+    record, prompts = read_run(FOLDER)
+    assert record["preset"] == "knees" and len(prompts.texts) == 5
+
+
+def test_plain_transformers_gives_the_same_probabilities(knee_clip):
+    """Offline, without this package: the temperature is in the logit scale."""
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    films = [Image.fromarray(image) for image in make_phantoms(3, 5, size=224).images]
+    _, prompts = read_run(FOLDER)
+    ours, _ = kc.predict(*knee_clip, films, prompts)
+    model = CLIPModel.from_pretrained(FOLDER).eval()
+    preprocess = CLIPImageProcessorPil.from_pretrained(FOLDER)
+    pixels = preprocess(images=[film.convert("RGB") for film in films], return_tensors="pt")
+    texts = CLIPTokenizer.from_pretrained(FOLDER)(list(prompts.flat), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model(**pixels, input_ids=texts["input_ids"]).logits_per_image.softmax(-1)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+def test_flips_before_and_after_preprocessing_are_the_same(knee_clip):
+    """The crop leaves an even number of pixels, so that a flip of the film is a flip of what the model sees."""
+    film = Image.fromarray(make_phantoms(1, 6, size=224).images[0])
+    one, other = kc.preprocess(knee_clip[1], [film, film.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    np.testing.assert_array_equal(one[:, ::-1], other)
+
+
+def test_it_grades_a_film_and_a_folder_that_holds_a_test_split_alone(tmp_path, monkeypatch, capsys):
+    from kneeclip import cli
+
+    drawn = make_phantoms(6, 7, size=224)
+    for image, grade, patient, side in zip(drawn.images, drawn.grades, drawn.patients, drawn.sides, strict=True):
+        path = tmp_path / "knees" / "test" / str(grade) / f"9{patient[-5:]:0>6}{side}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+    def shell(*words):
+        monkeypatch.setattr("sys.argv", ["kneeclip", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0
+
+    file = tmp_path / "numbers.json"
+    assert shell("predict", path, "--json", file) == 0
+    row = json.loads(file.read_text())[0]
+    ours, _ = kc.predict(*kc.load_clip("knee-clip"), [Image.open(path)], read_run(FOLDER)[1])
+    np.testing.assert_allclose([row[f"KL{k}"] for k in range(5)], ours[0], atol=1e-6)
+    assert shell("evaluate", "knee-clip", "--data", tmp_path / "knees", "--split", "test", "--json", file) == 0
+    numbers = json.loads(file.read_text())
+    wanted = "n accuracy balanced_accuracy macro_f1 qwk mae auc_kl2 ece flip_agreement confusion per_grade averaged ci"
+    assert set(wanted.split()) <= set(numbers) and numbers["n"] == 12 and numbers["split"] == "test"
+    assert shell("evaluate", "knee-clip", "--data", tmp_path / "knees") == 1  # there is no validation split
+    assert "choose one of test" in capsys.readouterr().err
+
+
+def test_the_figures_on_validation_hold(knee_clip, real_data):
+    """The committed JSON is what the committed weights give."""
+    rows = kc.load_knees(real_data)["validation"]
+    p, p_flip = kc.predict(*knee_clip, rows["image"], read_run(FOLDER)[1])
+    found = kc.evaluate(p, rows["grade"], rows["patient"], flipped=p_flip, n_boot=0)
+    told = json.loads((RESULTS / "validation.json").read_text(encoding="utf-8"))
+    assert told["n"] == found["n"] == 826
+    for name in ("accuracy", "qwk", "mae", "auc_kl2", "ece", "flip_agreement"):
+        assert abs(found[name] - told[name]) < 0.003, name  # another machine may round one knee the other way
