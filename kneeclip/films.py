@@ -217,7 +217,7 @@ def _zip_files(path: Path) -> tuple[dict[str, tuple], Callable]:
     again = "download it again, and compare its size with the page's"
     try:
         archive = zipfile.ZipFile(path)
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as fault:
         raise KneeError("the file is no zip, or one downloaded in part", path, again) from fault
 
@@ -233,6 +233,7 @@ def _zip_files(path: Path) -> tuple[dict[str, tuple], Callable]:
     entries = {}
     for info in infos:
         name = info.filename.replace("\\", "/")
+        demand(name != "", "the zip holds a file without a name", path)
         inside = not name.startswith("/") and ":" not in name and ".." not in name.split("/")
         demand(inside, "the zip points outside itself", name)
         demand(not stat.S_ISLNK(info.external_attr >> 16), "the zip holds a link", name)

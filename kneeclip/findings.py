@@ -72,14 +72,15 @@ def finding(report: dict) -> str:
         lead = "*Primary:* " if c["a"] == question["contrasts"][0][0] and c["b"] == question["contrasts"][0][1] else ""
         main, averaged = c[view][metric], c[other][metric]
         text = f"{lead}`{c['a']}` − `{c['b']}`: {_difference(main, metric)}, {_said(main, question['margin'], metric)}"
-        text += _runs_said(main, metric, c)
+        text += _runs_said(main, metric, c, question["margin"])
         text += f"; {VIEWS[other]} {_difference(averaged, metric)}, {_said(averaged, question['margin'], metric)}"
         sentences.append(text + ".")
         if i == 0 and metric == "accuracy" and main["detectable"]:
             sentences.append(
                 f"A study like this one sees {100 * main['detectable']:.1f} points four times in five; to see the "
-                f"paper's {100 * CLAIM:.2f} points that surely takes some {main['images_for_claim']:,} images of new "
-                f"patients (this comparison has {c['n']:,}), with {c['runs']} {_plural(c['runs'], 'run')} an arm."
+                f"paper's {100 * CLAIM:.2f} points as often takes some {main['images_for_claim']:,} images of new "
+                f"patients (this comparison has {c['n']:,}), if the {c['runs']} {_plural(c['runs'], 'run')} an arm are "
+                "taken as they are."
             )
     groups: dict[str, list[str]] = {}
     for c in told:
@@ -222,15 +223,18 @@ def _said(one: dict, margin: float, metric: str) -> str:
     }.get(one["verdict"], "can't tell")
 
 
-def _runs_said(one: dict, metric: str, contrast: dict) -> str:
-    """Whether the runs' own differences agree with an interval that leaves out 0."""
-    if not one["verdict"].startswith("differs"):
+def _runs_said(one: dict, metric: str, contrast: dict, margin: float) -> str:
+    """Whether the runs' own differences agree with an interval that says something."""
+    if one["verdict"] == "can't tell":
         return ""
     if one["runs_ci"] is None:
         return " (one run an arm: another training could undo it)"
     units = f"{contrast['folds']} folds" if contrast["folds"] > 1 else f"{contrast['seeds']} seeds"
     low, high = one["runs_ci"]
-    agree = "they agree" if low > 0 or high < 0 else "another training could undo it"
+    if one["verdict"] == "equivalent":
+        agree = "they agree" if max(-low, high) <= margin else "another training could leave the margin"
+    else:
+        agree = "they agree" if low > 0 or high < 0 else "another training could undo it"
     return f" (over the {units} {_interval(one['runs_ci'], metric)}: {agree})"
 
 

@@ -349,7 +349,8 @@ def test_the_finding_follows_its_rules(done):
     for ci, runs_ci, said in (
         ([0.01, 0.05], [0.02, 0.04], "+3.0 [1.0, 5.0], differs (over the 2 seeds [2.0, 4.0]: they agree)"),
         ([0.01, 0.05], [-0.1, 0.2], "differs (over the 2 seeds [−10.0, 20.0]: another training could undo it)"),
-        ([-0.01, 0.01], [-0.1, 0.2], "[−1.0, 1.0], equivalent within 2 points;"),
+        ([-0.01, 0.01], [-0.1, 0.2], "(over the 2 seeds [−10.0, 20.0]: another training could leave the margin);"),
+        ([-0.01, 0.01], [-0.01, 0.0], "equivalent within 2 points (over the 2 seeds [−1.0, 0.0]: they agree);"),
         ([-0.09, 0.05], None, "can't tell;"),
     ):
         main |= {"difference": 0.03, "ci": ci, "runs_ci": runs_ci, "verdict": verdict(ci, 0.02)}

@@ -2,8 +2,9 @@
 
 Makes knee-clip, the small CLIP for real knees that comes with the package: a convolutional teacher on the train images
 (`teacher.py`), then a CLIP that starts from phantom-clip and learns to say what the teacher says, on both views of
-every image. `tune` is looked at and sets the temperature; validation and test are not read. The same command goes on
-after a kill. About 20 and 50 minutes on one core with bfloat16 instructions, and slower without.
+every image. `tune` is looked at and sets the temperature; validation and test are decoded with the rest and never
+graded. The same command goes on after a kill. About 20 and 55 minutes on one core with bfloat16 instructions, and
+slower without.
 """
 
 from __future__ import annotations
@@ -53,24 +54,30 @@ SETTINGS = {
 
 
 class Store:
-    """What a training has reached, in one file of `folder`."""
+    """What a training has reached, history included, in one file of `folder`; of the same settings and data only."""
 
-    def __init__(self, folder: Path, name: str):
-        self.path = folder / f"{name}.pt"
+    def __init__(self, folder: Path, name: str, settings: dict):
+        self.path, self.settings, self.history = folder / f"{name}.pt", settings, []
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, parts: dict, epoch: int) -> None:
         found = {name: part.state_dict() for name, part in parts.items()}
         found |= {"epoch": epoch, "generator": torch.get_rng_state()}
+        found |= {"settings": self.settings, "history": self.history}
         write_atomically(self.path, lambda tmp: torch.save(found, tmp))
 
     def resume(self, parts: dict) -> int:
         if not self.path.exists():
             return 0
         found = torch.load(self.path, weights_only=True)
+        if found["settings"] != self.settings:
+            raise kc.KneeError(
+                "the folder holds a training of other settings or data", self.path, "name another --work"
+            )
         for name, part in parts.items():
             part.load_state_dict(found[name])
         torch.set_rng_state(found["generator"])
+        self.history[:] = found["history"]
         return found["epoch"]
 
 
@@ -187,7 +194,11 @@ def main(data: str, work: Path, out: Path) -> None:
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
     grades = torch.tensor(train["grade"])
-    history = {"teacher": [], "student": []}
+    data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
+    stores = {
+        "teacher": Store(work, "teacher", teaching.SETTINGS | data_of),
+        "student": Store(work, "student", {"teacher": teaching.SETTINGS} | SETTINGS | data_of),
+    }
     start = time.perf_counter()
 
     def note(who, epoch, losses, p, p_flip):
@@ -195,22 +206,24 @@ def main(data: str, work: Path, out: Path) -> None:
         row = {"epoch": epoch + 1, "losses": losses, "seconds": round(time.perf_counter() - start)}
         row |= {name: report[name] for name in ("accuracy", "qwk")}
         row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
-        history[who].append(row)
+        stores[who].history.append(row)
         print(who, row, flush=True)
 
     mirrored, watched = (_mirrored(rows) for rows in (train, tune))
     teacher = teaching.train_teacher(
-        mirrored, grades, Store(work, "teacher"),
+        mirrored, grades, stores["teacher"],
         lambda epoch, loss, t: note("teacher", epoch, loss, *teaching.grade(t, watched).double().numpy()),
     )  # fmt: skip
     resized = np.stack(
         [np.asarray(image.resize((SETTINGS["resized"],) * 2, Image.Resampling.BICUBIC)) for image in train["image"]]
     )
     model, processor = train_student(
-        teacher.state_dict(), torch.from_numpy(resized), grades, Store(work, "student"),
+        teacher.state_dict(), torch.from_numpy(resized), grades, stores["student"],
         lambda epoch, losses, m, pr: note("student", epoch, losses, *kc.predict(m, pr, tune["image"], "criteria")),
     )  # fmt: skip
-    ship(model, processor, tune, out, history)
+    ship(model, processor, tune, out, {name: store.history for name, store in stores.items()})
+    for store in stores.values():  # only now is the result safe without them
+        store.path.unlink()
 
 
 def ship(model, processor, tune, out: Path, history: dict) -> None:
@@ -240,8 +253,9 @@ def card(model: CLIPModel) -> str:
         "Data V1, [10.17632/56rmx5bjcr.1](https://doi.org/10.17632/56rmx5bjcr.1), CC BY 4.0; derived from the "
         "Osteoarthritis Initiative), without its `tune` patients; those set the temperature.\n"
         "- How: it started from `phantom-clip` and learnt what a convolutional teacher, trained on the same images, "
-        "says of both views of every image. Made by `python results/knee_clip/make.py DATA`; settings, history and "
-        "versions: `run.json`. One seed.\n"
+        "says of both views of every image. `python results/knee_clip/make.py DATA` makes it (this copy: the scripts "
+        "that it was written from, see `results/knee_clip/README.md`); settings, history, versions: `run.json`. "
+        "One seed.\n"
         "- Classes: the five texts of `prompts.json`. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
     )

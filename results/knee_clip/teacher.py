@@ -1,7 +1,7 @@
 """The teacher of knee-clip: a small residual network, trained from nothing on the real train images.
 
-A transformer of this size learns little from 5,232 images by itself; a convolutional network, which knows beforehand
-that a knee moved by two pixels is the same knee, learns more, and can tell. It is thrown away afterwards.
+Why a network of another kind: convolutions know beforehand that a knee moved by two pixels is the same knee, which a
+transformer has to learn, and 5,232 images are few. It is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _seen(x: torch.Tensor, train: bool) -> torch.Tensor:
     u = torch.rand(len(x), 8) * 2 - 1
     x = warped(x, SETTINGS["size"], SETTINGS["crop"], u)
     x = x.clamp(1e-4, 1) ** torch.exp(0.35 * u[:, 5])[:, None, None, None]  # exposure
-    negative = (torch.rand(len(x)) < 0.04)[:, None, None, None]  # 1.2 % of the public films are
+    negative = (torch.rand(len(x)) < 0.04)[:, None, None, None]  # about 1.3 % of the public films are
     x = standardised(torch.where(negative, 1 - x, x))
     return x * (1 + 0.15 * u[:, 6])[:, None, None, None] + 0.2 * u[:, 7][:, None, None, None]
 
