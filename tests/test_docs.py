@@ -171,7 +171,7 @@ def test_the_reporting_checklist_names_what_is_recorded():
 
 
 def test_the_findings_page_says_what_the_studies_report():
-    """results/README.md and the report of the phantom study, which a command makes of the runs."""
+    """results/README.md and the reports that a command makes of the runs; so far, where a study is not finished."""
     page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     report = json.loads((ROOT / "results/phantom_study/report.json").read_text(encoding="utf-8"))
     found = {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
@@ -195,6 +195,13 @@ def test_the_findings_page_says_what_the_studies_report():
         shown = [100 * agreement[f"clip_koa {form} {weight}"] for form in ("js", "kl", "mse", "bhattacharyya")]
         assert f"{min(shown):.1f} to {max(shown):.1f} % at weight" in page.replace("\n  ", " "), weight
     assert report["study"]["finished"] == report["study"]["planned"] == 105
+    report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
+    found |= {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
+    arms = (("clip_koa", "clip"), ("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("canonical", "flip_aug"))
+    assert all(told(*pair) in page for pair in arms)
+    assert told("clip_koa", "clip", "averaged").replace(" points", "") in page
+    assert f"{report['study']['finished']} of {report['study']['planned']} runs" in page
+    assert told("clip_koa", "clip") in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():
