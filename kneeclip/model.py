@@ -187,9 +187,9 @@ def predict(
         batch = torch.from_numpy(pixels[start : start + batch_size]).to(model.device)
         turned = torch.from_numpy(mirror[start : start + batch_size]).to(model.device)
         batch = torch.where(turned[:, None, None], batch.flip(-1), batch)
-        views = torch.cat([batch, batch.flip(-1)])  # (2B, S, S): both views in one forward
-        S = similarity(encode_images(model, to_pixel_values(processor, views)), T)
-        both.append((scale * S).float().cpu().double().softmax(-1).view(2, len(batch), -1))
+        # one view after the other: without gradients that is a tenth quicker on a CPU than both at once
+        S = [similarity(encode_images(model, to_pixel_values(processor, v)), T) for v in (batch, batch.flip(-1))]
+        both.append((scale * torch.stack(S)).float().cpu().double().softmax(-1))  # (2, B, K)
         bar.update(len(batch))
     bar.close()
     model.train(was_training)

@@ -113,7 +113,7 @@ def test_lora_starts_as_the_model_was_and_its_merge_gives_the_same_logits(two, a
     ids = torch.randint(1, 500, (5, 12))
     grader = Grader(model, [1] * 5)
     with adapted(model, recipe) as merge, torch.no_grad():
-        np.testing.assert_allclose(predict(model, processor, images, "criteria")[0], start, atol=1e-7)
+        np.testing.assert_allclose(predict(model, processor, images, "criteria")[0], start, atol=2e-6)
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 p.normal_(std=0.3)
