@@ -59,10 +59,10 @@ class Anatomy:
     cyst: torch.Tensor = 0.0  # strength of a cyst under the worse plateau, 0 to 1 (decoy)
     # Bones.
     notch_depth: torch.Tensor = 0.155
-    notch_width: torch.Tensor = 0.155
+    notch_width: torch.Tensor = 0.165
     eminence_height: torch.Tensor = 0.108
     eminence_width: torch.Tensor = 0.135
-    plateau_dish: torch.Tensor = 0.016  # depth of the medial plateau's hollow
+    plateau_dish: torch.Tensor = 0.020  # depth of the medial plateau's hollow
     lateral_convexity: torch.Tensor = 1.0
     condyle_roundness: torch.Tensor = 1.0
     rim_ellipse: torch.Tensor = 0.022  # how far below the near rim the far one shows: tilt of the beam
@@ -79,7 +79,7 @@ class Anatomy:
     plateau_width: torch.Tensor = 0.815  # W, as a share of the image's width
     centre_x: torch.Tensor = 0.485  # share of the width
     joint_height: torch.Tensor = 0.604  # share of the height
-    rotation: torch.Tensor = 0.01  # radians
+    rotation: torch.Tensor = -0.006  # radians
     # Exposure.
     brightness: torch.Tensor = 0.73  # of well-covered bone; 1 is white
     contrast: torch.Tensor = 0.18
@@ -215,11 +215,11 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         tibial_shift=0.035 * lost * own_u() + own(0.008),
         spine_sharpness=(0.35 + 0.10 * severity + own(0.28)).clamp(0, 1.2),
         cyst=(own_u() < 0.02 + 0.15 * (lost > 0.5)).float() * own_u(),
-        notch_depth=(0.155 + shared(0.018) + own(0.012)).clamp(0.09, 0.22),
-        notch_width=(0.155 + shared(0.015) + own(0.010)).clamp(0.11, 0.20),
+        notch_depth=(0.155 + shared(0.013) + own(0.009)).clamp(0.09, 0.22),
+        notch_width=(0.165 + shared(0.015) + own(0.010)).clamp(0.12, 0.22),
         eminence_height=(0.108 + shared(0.014) + own(0.010)).clamp(0.05, 0.14),
         eminence_width=(0.135 + shared(0.012) + own(0.008)).clamp(0.09, 0.18),
-        plateau_dish=(0.016 + shared(0.006) + own(0.004)).clamp(0, 0.035),
+        plateau_dish=(0.020 + shared(0.006) + own(0.004)).clamp(0, 0.035),
         lateral_convexity=1 + own(0.8),
         condyle_roundness=(1 + shared(0.18) + own(0.12)).clamp(0.4, 1.6),
         rim_ellipse=(0.022 + shared(0.010) + own(0.010)).clamp(0, 0.055),
@@ -235,14 +235,14 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         plateau_width=(0.815 + shared(0.018) + own(0.010)).clamp(0.75, 0.88),
         centre_x=0.485 + shared(0.008) + own(0.012),
         joint_height=0.604 + shared(0.012) + own(0.024),
-        rotation=0.01 + shared(0.015) + own(0.025),
+        rotation=-0.006 + shared(0.015) + own(0.025),
         brightness=(
             0.778 + shared(0.06) * (1 + 1.3 * (shared_u() < 0.15)) + own(0.02) + 0.15 * (shared_u() < 0.04)
         ).clamp(0.10, 0.98),
         contrast=0.21 * torch.exp(shared(0.25) + own(0.06)) * (1 + 0.35 * glow),
         dome=(0.17 + 0.9 * glow * (0.4 + shared_u()) + own(0.06)).clamp(0),
         bone_density=0.60 + shared(0.05) + own(0.03),
-        tissue=(0.79 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
+        tissue=(0.74 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
         tissue_density=2.1 + shared(0.35),
         blur=0.05 + 0.3 * shared_u() + 0.8 * glow * shared_u(),
         texture=0.052 * torch.exp(shared(0.35)) * (1 - 0.75 * glow),

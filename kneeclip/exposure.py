@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kneeclip.sdf import cover, fade, per_image, smoothstep
 
-UNIFORM, NORMAL = 48, 160  # numbers an image may draw; the last 100 normal ones make its clouds
+UNIFORM, NORMAL = 64, 170  # numbers an image may draw; the last 100 normal ones make its clouds
 TILE = 672  # side of a noise tile, in pixels of a 224 px image
 
 
@@ -51,8 +51,8 @@ def _tiles(size: int) -> torch.Tensor:
     fy, fx = f.view(-1, 1).abs(), f.view(1, -1).abs()
     radius = (fx**2 + fy**2).sqrt()
     # Trabeculae: some 4 to 25 px apart across, drawn out along the bone; a share of them runs anyhow.
-    upright = torch.exp(-(((fx - 0.17) / 0.13) ** 2)) * torch.exp(-((fy / 0.10) ** 2))
-    anyhow = torch.exp(-((radius / 0.25) ** 2)) * (1 - torch.exp(-((radius / 0.03) ** 2)))
+    upright = torch.exp(-(((fx - 0.27) / 0.13) ** 2)) * torch.exp(-((fy / 0.07) ** 2))
+    anyhow = torch.exp(-((radius / 0.30) ** 2)) * (1 - torch.exp(-((radius / 0.10) ** 2)))
     grain = torch.exp(-((radius / 0.6) ** 2))
     tiles = torch.fft.ifft2(torch.fft.fft2(noise) * torch.stack([upright + 0.55 * anyhow, grain])).real
     tiles = tiles / tiles.std((1, 2), keepdim=True)
