@@ -243,7 +243,7 @@ def _plateaus(a, s: Scene):
     sclerosis = per_image(a.sclerosis_medial) * medial + per_image(a.sclerosis_lateral) * lateral
     depth = (-s.distance["tibia_joint"]).clamp(min=0)
     thick = 0.016 + 0.010 * per_image(s.u[:, 48]) + 0.007 * sclerosis
-    dense = (0.12 + 0.45 * per_image(s.u[:, 49])) * line[0] + (0.08 + 0.38 * per_image(s.u[:, 50])) * line[1]
+    dense = (0.15 + 0.75 * per_image(s.u[:, 49])) * line[0] + (0.10 + 0.60 * per_image(s.u[:, 50])) * line[1]
     plate = (dense + 0.17 * sclerosis) * bump((depth - 0.45 * thick) / thick) * (0.85 + 0.45 * s.cloud).clamp(0.3, 1.4)
     haze = (0.05 + 0.12 * per_image(s.u[:, 51])) * (medial + lateral) + 0.08 * sclerosis
     # The far rim: the lower half of an ellipse, seen under the near one when the beam is not level.
