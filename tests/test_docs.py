@@ -185,7 +185,7 @@ def test_the_findings_page_says_what_the_studies_report():
     assert told("symmetry", "flip_aug") in page and told("clip_koa js 1", "symmetry") in page
     assert told("symmetry", "flip_aug", "averaged").replace(" points", "") in page
     primary = found["clip_koa js 1", "clip"]["original"]["accuracy"]
-    assert primary["verdict"] == "equivalent" and f"{primary['images_for_claim']} images of new patients" in page
+    assert primary["verdict"] == "equivalent" and f"({primary['images_for_claim']} phantoms)" in page
     low, high = found["symmetry", "flip_aug"]["original"]["accuracy"]["runs_ci"]
     assert f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page
     at_ten = [100 * c["original"]["accuracy"]["difference"] for (a, _), c in found.items() if a.endswith(" 10")]
@@ -196,12 +196,33 @@ def test_the_findings_page_says_what_the_studies_report():
         assert f"{min(shown):.1f} to {max(shown):.1f} % at weight" in page.replace("\n  ", " "), weight
     assert report["study"]["finished"] == report["study"]["planned"] == 105
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
-    found |= {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
-    arms = (("clip_koa", "clip"), ("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("canonical", "flip_aug"))
-    assert all(told(*pair) in page for pair in arms)
+    assert report["study"]["finished"] == report["study"]["planned"] == 35 and "35 of 35 runs" in page
+    found = {(c["a"], c["b"]): c for c in report["contrasts"]}  # told() looks here now
+    primary = found["clip_koa", "clip"]["original"]["accuracy"]
+    assert primary["verdict"] == "equivalent" and f"{primary['images_for_claim']:,} real images" in page
+    assert told("clip_koa", "clip").replace(" points", " points of accuracy") in page
     assert told("clip_koa", "clip", "averaged").replace(" points", "") in page
-    assert f"{report['study']['finished']} of {report['study']['planned']} runs" in page
-    assert told("clip_koa", "clip") in (ROOT / "README.md").read_text(encoding="utf-8")
+    pairs = (("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("consistency", "clip"), ("canonical", "flip_aug"))
+    for pair in pairs:
+        low, high = found[pair]["original"]["accuracy"]["runs_ci"]
+        assert told(*pair) in page and f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page, pair
+    by_fold = [f"{100 * d:+.1f}".replace("-", "−") for d in primary["by_run"]]
+    assert f"{by_fold[0]} points" in page and f"{', '.join(by_fold[1:4])} and {by_fold[4]}" in page
+    assert f"an SD of {100 * primary['fold_sd']:.1f} points" in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert told("clip_koa", "clip") in readme and by_fold[0] in readme
+
+
+def test_which_split_is_the_easier_one_is_told_as_found():
+    arms = json.loads((ROOT / "results/real_study/by_split.json").read_text(encoding="utf-8"))["arms"].values()
+    page = " ".join((ROOT / "results/knee_clip/LOG.md").read_text(encoding="utf-8").split())
+    for split in ("tune", "train", "validation"):
+        shown = [100 * arm[split]["accuracy"]["value"] for arm in arms]
+        assert f"{min(shown):.1f} to {max(shown):.1f} %" in page, split
+        shown = [arm[split]["qwk"]["value"] for arm in arms]
+        assert f"{min(shown):.3f} to {max(shown):.3f}".replace("0.", ".") in page, split
+    shown = [100 * arm["tune"]["accuracy_at_the_grades_of_validation"] for arm in arms]
+    assert f"`tune` would have {min(shown):.1f} to {max(shown):.1f} %" in page
 
 
 def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():
