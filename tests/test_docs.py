@@ -7,15 +7,32 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
+DOCS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "results/README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "results").glob("*/README.md"),
+    ]
+)
 CARDS = ("DATA_CARD.md", "MODEL_CARD.md", "reporting.md", "teaching.md", "glossary.md")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def read(name):
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def prose(path):
+    """The text of a page, or of a notebook's markdown cells, on one line."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return " ".join(text.split())
 
 
 def table(text, heading):
@@ -213,9 +230,26 @@ def test_the_findings_page_says_what_the_studies_report():
     assert told("clip_koa", "clip") in readme and by_fold[0] in readme
 
 
+def test_the_notebooks_tell_the_real_study_as_it_is():
+    report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
+    primary = report["contrasts"][0]["original"]["accuracy"]
+    four, five = (prose(next((ROOT / "notebooks").glob(f"{n}_*.ipynb"))) for n in ("04", "05"))
+    low, high = (100 * end for end in primary["runs_ci"])
+    assert f"([{low:.1f}, {high:.1f}] points)".replace("-", "−") in four and low < 0 < high
+    agreement = {row["label"]: f"{100 * row['flip_agreement']['value']:.1f} %" for row in report["arms"]}
+    assert f"{agreement['clip_koa']} of the knees after `clip_koa`, on {agreement['clip']} after `clip`" in four
+    by_fold, gain = primary["by_run"], 0.0236
+    assert by_fold[0] > gain and max(by_fold[1:]) < 0 and "The other four differences are below 0" in five
+    assert not primary["ci"][0] <= gain <= primary["ci"][1] and not low <= 100 * gain <= high
+    assert "+2.36 lies outside both intervals" in five
+    shift, edge = (gain / primary["fold_sd"] * n**0.5 for n in (6, 7)), (stats.t.ppf(0.975, n - 1) for n in (6, 7))
+    power = [stats.nct.sf(t, n - 1, x) for n, x, t in zip((6, 7), shift, edge, strict=True)]
+    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven pairs" in prose(ROOT / "results/README.md")
+
+
 def test_which_split_is_the_easier_one_is_told_as_found():
     arms = json.loads((ROOT / "results/real_study/by_split.json").read_text(encoding="utf-8"))["arms"].values()
-    page = " ".join((ROOT / "results/knee_clip/LOG.md").read_text(encoding="utf-8").split())
+    page = prose(ROOT / "results/knee_clip/LOG.md")
     for split in ("tune", "train", "validation"):
         shown = [100 * arm[split]["accuracy"]["value"] for arm in arms]
         assert f"{min(shown):.1f} to {max(shown):.1f} %" in page, split

@@ -1,7 +1,8 @@
 """python results/real_study/by_split.py DATA: are the patients of `tune` easier than those of validation?
 
-The study's folds cut through the public splits, and each image was graded by a run that had not trained on its patient. So the
-same gradings say how hard the splits are, for models that chose nothing by them. Writes by_split.json beside this file.
+The study's folds cut through the public splits, and each image was graded by a run that had not trained on its
+patient. So the same gradings say how hard the splits are, for models that chose nothing by them. Writes by_split.json
+beside this file.
 """
 
 from __future__ import annotations
