@@ -230,6 +230,20 @@ def test_the_findings_page_says_what_the_studies_report():
     assert told("clip_koa", "clip") in readme and by_fold[0] in readme
 
 
+def test_the_findings_page_says_what_right_knees_only_gave():
+    page = prose(ROOT / "results/README.md")
+    report = json.loads((ROOT / "results/phantom_right_only/report.json").read_text(encoding="utf-8"))
+    assert report["study"]["finished"] == report["study"]["planned"] == 65
+    on_left = [c["original"]["accuracy"] for c in report["contrasts"] if c["side"] == "L"]
+    for row in (*on_left[:7], on_left[8]):  # all but the words'
+        low, high = (100 * end for end in row["ci"])
+        assert f"{100 * row['difference']:+.1f} points [{low:.1f}, {high:.1f}]".replace("-", "−") in page
+    found = {(row["label"], row["side"]): row for row in report["arms"]}
+    alone = found["clip R only", "L"]
+    for value in (alone["original"], found["clip R only", "R"]["original"], alone["averaged"]):
+        assert f"{100 * value['accuracy']['value']:.1f}" in page
+
+
 def test_the_notebooks_tell_the_real_study_as_it_is():
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
     primary = report["contrasts"][0]["original"]["accuracy"]
