@@ -244,6 +244,18 @@ def test_the_findings_page_says_what_right_knees_only_gave():
         assert f"{100 * value['accuracy']['value']:.1f}" in page
 
 
+def test_the_findings_page_says_what_the_drawings_are_worth():
+    page = prose(ROOT / "results/README.md")
+    report = json.loads((ROOT / "results/learning_curve/report.json").read_text(encoding="utf-8"))
+    assert report["study"]["finished"] == report["study"]["planned"] == 24
+    for contrast in report["contrasts"]:
+        low, high = contrast["original"]["qwk"]["ci"]
+        told = f"{contrast['original']['qwk']['difference']:+.3f} [{low:.3f}, {high:.3f}]"
+        assert told.replace("-", "−") in page.replace("**", "")
+    least = next(row for row in report["arms"] if row["label"] == "clip 1 % pretrained")["original"]["qwk"]
+    assert f"QWK {least['value']:.3f} [{least['ci'][0]:.3f}, {least['ci'][1]:.3f}]" in page
+
+
 def test_the_notebooks_tell_the_real_study_as_it_is():
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
     primary = report["contrasts"][0]["original"]["accuracy"]
