@@ -133,13 +133,12 @@ def clean(notebook):
 def run(path: Path) -> float:
     """Execute one notebook in place, from a fresh kernel; seconds. Its opening cell states them."""
     import nbformat
-    from nbclient import NotebookClient
+
+    from kneeclip.tutorial import notebook_client
 
     notebook = with_address(nbformat.read(path, as_version=4), path, address())
     phantoms = {name: value for name, value in os.environ.items() if name not in ("KNEECLIP_PRESET", "KNEECLIP_DATA")}
-    client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
-    )
+    client = notebook_client(notebook, path.parent, timeout=900)
     start = time.perf_counter()
     try:
         client.execute(env=phantoms)
