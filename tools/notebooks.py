@@ -124,10 +124,27 @@ def clean(notebook):
             cell.outputs = [
                 o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
             ]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = smaller(output.data["image/png"])
     notebook.metadata.pop("widgets", None)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
     return notebook
+
+
+def smaller(png: str) -> str:
+    """The same pixels in fewer bytes: without an alpha channel that hides nothing."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    picture, out = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
+    opaque = picture.mode == "RGBA" and picture.getextrema()[3] == (255, 255)
+    (picture.convert("RGB") if opaque else picture).save(out, "png", optimize=True)
+    found = base64.b64encode(out.getvalue()).decode()
+    return found if len(found) < len(png) else png
 
 
 def run(path: Path) -> float:
