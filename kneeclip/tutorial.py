@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import os
 import time
@@ -85,15 +84,17 @@ def notebook_client(notebook, folder: Path, *, timeout: int):
     """An nbclient that runs `notebook` in `folder` and can't miss a reply where a widget draws into an Output.
 
     nbclient's stand-in for Output sends to the kernel past asyncio, on the very socket that the reply is awaited on. A
-    reply that comes in just then wakes nobody, and a cell that is done waits for its timeout. So: look once more.
+    reply that has come in by then wakes nobody any more, and a cell that is done waits for its timeout. Asking the
+    socket for its events makes asyncio look again.
     """
+    import zmq
     from nbclient import NotebookClient
     from nbclient.output_widget import OutputWidget
 
     class Output(OutputWidget):
         def send(self, *args, **kwargs) -> None:
             super().send(*args, **kwargs)
-            asyncio.ensure_future(self.kernel_client.shell_channel.socket.poll(0))
+            self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
 
     client = NotebookClient(
         notebook,
