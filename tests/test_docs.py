@@ -6,16 +6,37 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from scipy import stats
+
+import kneeclip as kc
+from kneeclip.ledger import read_results
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*/README.md")])
+DOCS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "results/README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "results").glob("*/README.md"),
+    ]
+)
 CARDS = ("DATA_CARD.md", "MODEL_CARD.md", "reporting.md", "teaching.md", "glossary.md")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def read(name):
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def prose(path):
+    """The text of a page, or of a notebook's markdown cells, on one line."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return " ".join(text.split())
 
 
 def table(text, heading):
@@ -171,7 +192,7 @@ def test_the_reporting_checklist_names_what_is_recorded():
 
 
 def test_the_findings_page_says_what_the_studies_report():
-    """results/README.md and the reports that a command makes of the runs; so far, where a study is not finished."""
+    """results/README.md and the reports that a command makes of the runs."""
     page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     report = json.loads((ROOT / "results/phantom_study/report.json").read_text(encoding="utf-8"))
     found = {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
@@ -185,7 +206,7 @@ def test_the_findings_page_says_what_the_studies_report():
     assert told("symmetry", "flip_aug") in page and told("clip_koa js 1", "symmetry") in page
     assert told("symmetry", "flip_aug", "averaged").replace(" points", "") in page
     primary = found["clip_koa js 1", "clip"]["original"]["accuracy"]
-    assert primary["verdict"] == "equivalent" and f"{primary['images_for_claim']} images of new patients" in page
+    assert primary["verdict"] == "equivalent" and f"({primary['images_for_claim']} phantoms)" in page
     low, high = found["symmetry", "flip_aug"]["original"]["accuracy"]["runs_ci"]
     assert f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page
     at_ten = [100 * c["original"]["accuracy"]["difference"] for (a, _), c in found.items() if a.endswith(" 10")]
@@ -196,12 +217,89 @@ def test_the_findings_page_says_what_the_studies_report():
         assert f"{min(shown):.1f} to {max(shown):.1f} % at weight" in page.replace("\n  ", " "), weight
     assert report["study"]["finished"] == report["study"]["planned"] == 105
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
-    found |= {(c["a"], c["b"]): c for c in report["contrasts"] if c["side"] == "both"}
-    arms = (("clip_koa", "clip"), ("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("canonical", "flip_aug"))
-    assert all(told(*pair) in page for pair in arms)
+    assert report["study"]["finished"] == report["study"]["planned"] == 35 and "35 of 35 runs" in page
+    found = {(c["a"], c["b"]): c for c in report["contrasts"]}  # told() looks here now
+    primary = found["clip_koa", "clip"]["original"]["accuracy"]
+    assert primary["verdict"] == "equivalent" and f"{primary['images_for_claim']:,} real images" in page
+    assert told("clip_koa", "clip").replace(" points", " points of accuracy") in page
     assert told("clip_koa", "clip", "averaged").replace(" points", "") in page
-    assert f"{report['study']['finished']} of {report['study']['planned']} runs" in page
-    assert told("clip_koa", "clip") in (ROOT / "README.md").read_text(encoding="utf-8")
+    pairs = (("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("consistency", "clip"), ("canonical", "flip_aug"))
+    for pair in pairs:
+        low, high = found[pair]["original"]["accuracy"]["runs_ci"]
+        assert told(*pair) in page and f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page, pair
+    by_fold = [f"{100 * d:+.1f}".replace("-", "−") for d in primary["by_run"]]
+    assert f"{by_fold[0]} points" in page and f"{', '.join(by_fold[1:4])} and {by_fold[4]}" in page
+    assert f"an SD of {100 * primary['fold_sd']:.1f} points" in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert told("clip_koa", "clip") in readme
+    pages = (page, readme, read("reporting.md"))
+    assert all(first_fold() in text for text in pages)
+
+
+def first_fold():
+    """The primary difference of the real study, had it ended after the first of its folds."""
+    study, images, records = read_results(ROOT / "results/real_study")
+    first = {run.variant.arm: records[run]["p"] for run in study.runs if run.fold == 0}
+    rows = np.array(images["fold"]) == 0
+    grade, patient = (np.array(images[name])[rows] for name in ("grade", "patient"))
+    one = kc.compare(np.array(first["clip"]), np.array(first["clip_koa"]), grade, patient)["accuracy"]
+    low, high = one["ci"]
+    return f"{100 * one['difference']:+.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def test_the_findings_page_says_what_right_knees_only_gave():
+    page = prose(ROOT / "results/README.md")
+    report = json.loads((ROOT / "results/phantom_right_only/report.json").read_text(encoding="utf-8"))
+    assert report["study"]["finished"] == report["study"]["planned"] == 65
+    on_left = [c["original"]["accuracy"] for c in report["contrasts"] if c["side"] == "L"]
+    for row in (*on_left[:7], on_left[8]):  # all but the words'
+        low, high = (100 * end for end in row["ci"])
+        assert f"{100 * row['difference']:+.1f} points [{low:.1f}, {high:.1f}]".replace("-", "−") in page
+    found = {(row["label"], row["side"]): row for row in report["arms"]}
+    alone = found["clip R only", "L"]
+    for value in (alone["original"], found["clip R only", "R"]["original"], alone["averaged"]):
+        assert f"{100 * value['accuracy']['value']:.1f}" in page
+
+
+def test_the_findings_page_says_what_the_drawings_are_worth():
+    page = prose(ROOT / "results/README.md")
+    report = json.loads((ROOT / "results/learning_curve/report.json").read_text(encoding="utf-8"))
+    assert report["study"]["finished"] == report["study"]["planned"] == 24
+    for contrast in report["contrasts"]:
+        low, high = contrast["original"]["qwk"]["ci"]
+        told = f"{contrast['original']['qwk']['difference']:+.3f} [{low:.3f}, {high:.3f}]"
+        assert told.replace("-", "−") in page.replace("**", "")
+    least = next(row for row in report["arms"] if row["label"] == "clip 1 % pretrained")["original"]["qwk"]
+    assert f"QWK {least['value']:.3f} [{least['ci'][0]:.3f}, {least['ci'][1]:.3f}]" in page
+
+
+def test_the_notebooks_tell_the_real_study_as_it_is():
+    report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
+    primary = report["contrasts"][0]["original"]["accuracy"]
+    four, five = (prose(next((ROOT / "notebooks").glob(f"{n}_*.ipynb"))) for n in ("04", "05"))
+    low, high = (100 * end for end in primary["runs_ci"])
+    assert f"([{low:.1f}, {high:.1f}] points)".replace("-", "−") in four and low < 0 < high
+    agreement = {row["label"]: f"{100 * row['flip_agreement']['value']:.1f} %" for row in report["arms"]}
+    assert f"{agreement['clip_koa']} of the knees after `clip_koa`, on {agreement['clip']} after `clip`" in four
+    by_fold, gain = primary["by_run"], 0.0236
+    assert by_fold[0] > gain and max(by_fold[1:]) < 0 and "The other four differences are below 0" in five
+    assert not primary["ci"][0] <= gain <= primary["ci"][1] and not low <= 100 * gain <= high
+    assert "+2.36 lies outside both intervals" in five
+    shift, edge = (gain / primary["fold_sd"] * n**0.5 for n in (6, 7)), (stats.t.ppf(0.975, n - 1) for n in (6, 7))
+    power = [stats.nct.sf(t, n - 1, x) for n, x, t in zip((6, 7), shift, edge, strict=True)]
+    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven pairs" in prose(ROOT / "results/README.md")
+
+
+def test_which_split_is_the_easier_one_is_told_as_found():
+    arms = json.loads((ROOT / "results/real_study/by_split.json").read_text(encoding="utf-8"))["arms"].values()
+    page = prose(ROOT / "results/knee_clip/LOG.md")
+    for split in ("tune", "train", "validation"):
+        shown = [100 * arm[split]["accuracy"]["value"] for arm in arms]
+        assert f"{min(shown):.1f} to {max(shown):.1f} %" in page, split
+        shown = [arm[split]["qwk"]["value"] for arm in arms]
+        assert f"{min(shown):.3f} to {max(shown):.3f}".replace("0.", ".") in page, split
+    shown = [100 * arm["tune"]["accuracy_at_the_grades_of_validation"] for arm in arms]
+    assert f"`tune` would have {min(shown):.1f} to {max(shown):.1f} %" in page
 
 
 def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():

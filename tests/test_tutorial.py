@@ -1,11 +1,18 @@
 """`kneeclip tutorial`: executed copies, an index, the closing table; a failing cell is named and its copy kept."""
 
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
 import nbformat
 import pytest
+import zmq.asyncio
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.session import Session
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kneeclip.errors import KneeError
-from kneeclip.tutorial import run_tutorial
+from kneeclip.tutorial import notebook_client, run_tutorial
 
 
 def write(folder, name, *code):
@@ -41,3 +48,32 @@ def test_a_failing_cell_is_named_and_its_copy_kept(tmp_path):
         run_tutorial(notebooks, tmp_path / "out", echo=lambda _: None)
     copy = nbformat.read(tmp_path / "out" / "01_first.ipynb", 4)
     assert copy.cells[1].outputs[0].text == "before\n" and not copy.cells[3].outputs
+
+
+def test_a_reply_is_heard_though_a_widget_speaks_just_then():
+    """Real sockets: the reply lies there when a widget sends.
+
+    nbclient's own Output leaves it unseen until the poll's time is up.
+    """
+    client = notebook_client(new_notebook(), Path(), timeout=5)
+    kind = client.widget_registry["@jupyter-widgets/output"]["OutputModel"]
+
+    async def heard():
+        context = zmq.asyncio.Context()
+        kernel, socket = zmq.Context.shadow(context.underlying).socket(zmq.PAIR), context.socket(zmq.PAIR)
+        with kernel, socket:
+            kernel.bind("inproc://kernel")
+            socket.connect("inproc://kernel")
+            session = Session()
+            ours = SimpleNamespace(session=session, shell_channel=AsyncZMQSocketChannel(socket, session))
+            widget = kind("1", {"outputs": []}, ours, client)
+            widget.parent_header = {}
+            waiting = asyncio.ensure_future(socket.poll(60_000))
+            await asyncio.sleep(0)  # it waits on the socket now
+            kernel.send(b"reply")
+            widget.send({"method": "update", "state": {}})
+            for _ in range(100):  # turns of the loop, none of which waits
+                await asyncio.sleep(0)
+            return waiting.done()
+
+    assert asyncio.run(heard())
