@@ -58,8 +58,8 @@ class Anatomy:
     spine_sharpness: torch.Tensor = 0.3  # of the tibial spines, 0 to 1.2 (decoy)
     cyst: torch.Tensor = 0.0  # strength of a cyst under the worse plateau, 0 to 1 (decoy)
     # Bones.
-    notch_depth: torch.Tensor = 0.155
-    notch_width: torch.Tensor = 0.165
+    notch_depth: torch.Tensor = 0.122
+    notch_width: torch.Tensor = 0.145
     eminence_height: torch.Tensor = 0.108
     eminence_width: torch.Tensor = 0.135
     plateau_dish: torch.Tensor = 0.020  # depth of the medial plateau's hollow
@@ -215,8 +215,8 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         tibial_shift=0.035 * lost * own_u() + own(0.008),
         spine_sharpness=(0.35 + 0.10 * severity + own(0.28)).clamp(0, 1.2),
         cyst=(own_u() < 0.02 + 0.15 * (lost > 0.5)).float() * own_u(),
-        notch_depth=(0.155 + shared(0.013) + own(0.009)).clamp(0.09, 0.22),
-        notch_width=(0.165 + shared(0.015) + own(0.010)).clamp(0.12, 0.22),
+        notch_depth=(0.122 + shared(0.022) + own(0.014)).clamp(0.06, 0.20),
+        notch_width=(0.145 + shared(0.018) + own(0.012)).clamp(0.10, 0.20),
         eminence_height=(0.108 + shared(0.014) + own(0.010)).clamp(0.05, 0.14),
         eminence_width=(0.135 + shared(0.012) + own(0.008)).clamp(0.09, 0.18),
         plateau_dish=(0.020 + shared(0.006) + own(0.004)).clamp(0, 0.035),
@@ -245,7 +245,7 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         tissue=(0.74 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
         tissue_density=2.1 + shared(0.35),
         blur=0.05 + 0.3 * shared_u() + 0.8 * glow * shared_u(),
-        texture=0.052 * torch.exp(shared(0.35)) * (1 - 0.75 * glow),
+        texture=0.06 * torch.exp(shared(0.35)) * (1 - 0.6 * glow),
         noise=0.0055 * torch.exp(shared(0.5)) * (1 - 0.6 * glow),
         artefacts=torch.ones(n),
         side=(torch.arange(n) % 2).float() if knees == 2 else torch.full((n,), float(sides == "L")),

@@ -20,12 +20,12 @@ from kneeclip.sdf import bump, cosine, cover, fade, meet, per_image, smoothstep,
 
 CHUNK = 16  # images drawn at a time: their planes stay in the processor's cache
 ANCHOR = 0.30  # the joint space is what the anatomy says it is at x = -ANCHOR (lateral) and +ANCHOR (medial)
-BEAK = 0.023  # length of an osteophyte of grade 1; grade 3 is three times as long
+BEAK = 0.026  # length of an osteophyte of grade 1; grade 3 is three times as long
 
 # Sides of the bones: distance from the midline at heights counted from the joint surface.
 FEMUR_Y = (-1.0, -0.75, -0.60, -0.48, -0.38, -0.28, -0.18, -0.09, 0.0, 0.10)
 FEMUR = {
-    "lateral": (0.340, 0.385, 0.440, 0.492, 0.512, 0.496, 0.452, 0.465, 0.467, 0.430),
+    "lateral": (0.340, 0.385, 0.440, 0.488, 0.507, 0.500, 0.480, 0.478, 0.470, 0.430),
     "medial": (0.310, 0.385, 0.485, 0.556, 0.580, 0.566, 0.532, 0.506, 0.480, 0.440),
 }
 TIBIA_Y = (-0.10, 0.0, 0.07, 0.15, 0.24, 0.33, 0.42, 0.55, 0.80)
@@ -35,7 +35,12 @@ TIBIA = {
 }
 # Lines seen through the bones: where (x, or depth under a side), lean or waviness, from and to which y, strength.
 NOTCH_WALLS = ((0.13, -0.06, -0.50, -0.16, 0.22), (-0.14, 0.10, -0.40, -0.17, 0.12))
-BACK_CONTOURS = (("femur_medial", 0.055, -0.62, -0.14, 0.20), ("femur_lateral", 0.045, -0.30, -0.06, 0.26))
+BACK_CONTOURS = (
+    ("femur_medial", 0.055, -0.62, -0.14, 0.24),
+    ("femur_lateral", 0.045, -0.40, -0.04, 0.28),
+    ("tibia_medial", 0.035, 0.00, 0.30, 0.20),
+    ("tibia_lateral", 0.040, 0.00, 0.30, 0.20),
+)
 # Lines that cross under the spines, where the plateaus' rims run on: from x, y to x, y, strength.
 ROPES = (
     (0.30, 0.005, -0.06, 0.055, 0.17),
@@ -147,7 +152,7 @@ def _condyles(a, x):
     y = -0.026 * rounded * ((x - 0.31) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
     y = y - 0.022 * rounded * ((x + 0.30) / 0.19).square().clamp(max=1.5) * smoothstep((0.10 - x) / 0.20)
     from_notch = ((x - 0.010) / per_image(a.notch_width)).abs()
-    y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(1.85))
+    y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(2.3))
     # A large beak hangs down over the joint.
     for sign, size in ((1.0, a.osteophyte_femur_medial), (-1.0, a.osteophyte_femur_lateral)):
         y = y + 0.0075 * per_image(size) * ((sign * x - 0.41) / 0.06).clamp(0, 1.8)
@@ -168,8 +173,8 @@ def _side(a, y, level, bone, name, stray):
         side = side + per_image(a.taper) * smoothstep((h - 0.10) / 0.3)
     # A beak, not a bead: it springs from the margin and runs out into the cortex, the longer the larger it is.
     size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
-    away, root = ((-h - 0.008) if femur else (h - 0.012)).clamp(min=0), 0.028 + 0.016 * size
-    side = side + BEAK * size * torch.exp(-(away / root).pow(1.5))
+    away, root = ((-h - 0.004) if femur else (h - 0.004)).clamp(min=0), 0.024 + 0.013 * size
+    side = side + BEAK * size * torch.exp(-(away / root).pow(1.2))
     if femur:  # the hollow above the beak
         side = side - 0.25 * BEAK * size * torch.exp(-((away - 2.2 * root) / (0.8 * root)).square())
     return side
@@ -195,7 +200,7 @@ def _scene(a, seed, size) -> Scene:
         for name, sign in (("lateral", -1.0), ("medial", 1.0)):
             side = _side(a, y, _level(curve, x, torch.tensor(sign * reach)), bone, name, next(strays))
             d[f"{bone}_{name}"] = (sign * frames[bone] - side) * cosine(side, pixels, 1)
-            corner = rounds[f"{bone}_{name}"] / (1 + 0.9 * getattr(a, f"osteophyte_{bone}_{name}"))
+            corner = rounds[f"{bone}_{name}"] / (1 + 1.6 * getattr(a, f"osteophyte_{bone}_{name}"))
             d[bone] = meet(d[bone], d[f"{bone}_{name}"], per_image(corner))
     covers = {bone: cover(d[bone], soft) for bone in frames}
     return Scene(x, y, frames["femur"], tibia, soft, u, z, exposure.clouds(z, size), d, covers)
@@ -229,8 +234,15 @@ def _bones(a, s: Scene):
     tibia = tibia * (1 - 0.16 * fade(-d["tibia_joint"] / 0.05)) * (1 - 0.12 * eminence)
     # Cortex is stronger on the shaft than round the joint, and comes and goes.
     width, wax = 0.009 + 0.6 * s.soft, (0.75 + 0.5 * s.cloud).clamp(0.1, 1.6)
-    on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.15 + 0.20 * smoothstep((-0.35 - s.y) / 0.25))
-    on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.14 + 0.20 * smoothstep((s.y - 0.18) / 0.2))
+    on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.24 + 0.14 * smoothstep((-0.35 - s.y) / 0.25))
+    on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.22 + 0.14 * smoothstep((s.y - 0.18) / 0.2))
+    # A beak has a bright skin of its own and is filled with bone, however thin the rim.
+    for bone, at_y in (("femur", -0.03), ("tibia", 0.03)):
+        for name, sign in (("medial", 1.0), ("lateral", -1.0)):
+            size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
+            near = bump((sign * s.x - 0.50) / 0.09) * bump((s.y - s.tibia - at_y) / 0.08)
+            skin = near * size.clamp(max=2) * (0.12 * bump((d[bone] + 0.9 * width) / width) + 0.05 * s.cover[bone])
+            on_tibia = on_tibia + skin / wax
     return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia)
 
 
@@ -262,7 +274,7 @@ def _plateaus(a, s: Scene):
         gate = smoothstep((along + 0.15) / 0.3) * smoothstep((1.15 - along) / 0.3)
         ropes = ropes + strength * per_image(0.3 + 1.2 * s.u[:, 52 + k]) * gate * bump((s.y - bent) / (steep * width))
     in_tibia = plate + ropes + haze * fade(depth / 0.07) + 0.24 * (ellipse > 0.012) * rims + cyst
-    return in_tibia * s.cover["tibia"] + 0.5 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
+    return in_tibia * s.cover["tibia"] + 0.7 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
 
 
 def _seen_through(a, s: Scene):
@@ -275,9 +287,9 @@ def _seen_through(a, s: Scene):
         wall = at + 0.02 * per_image(z[:, 44 + k]) + lean * (y + 0.3)
         out = out + strength * gate * bump((s.x_femur - wall) / width)
     for k, (side, inset, top, low, strength) in enumerate(BACK_CONTOURS):
-        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 17 + k])
-        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 56 + k]) + 0.015 * cloud
-        out = out + strength * gate * bump(inside / width) * s.cover["femur"]
+        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 17 + k] if k < 2 else u[:, 56 + k])
+        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 56 + k if k < 2 else 62 + k]) + 0.02 * cloud
+        out = out + strength * gate * bump(inside / width) * s.cover[side[:5]]
     for k, (at, bow, start, end, strength, bone) in enumerate(SCARS):
         gate = smoothstep((x - start) / 0.1) * smoothstep((end - x) / 0.1) * per_image(0.2 + u[:, 13 + k])
         scar = at + 0.03 * per_image(z[:, 46 + k]) + 0.12 * per_image(z[:, 49 + k]) * x + bow * (x.abs() - 0.3) ** 2
