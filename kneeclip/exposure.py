@@ -56,11 +56,11 @@ def _tiles(size: int) -> torch.Tensor:
     grain = torch.exp(-((radius / 0.6) ** 2))
     tiles = torch.fft.ifft2(torch.fft.fft2(noise) * torch.stack([upright + 0.55 * anyhow, grain])).real
     # wires: bright where a slower noise crosses zero, as trabeculae and cortical folds show
-    slow = torch.exp(-(((fx - 0.09) / 0.06) ** 2)) * torch.exp(-((fy / 0.06) ** 2)) + 0.6 * torch.exp(-((radius / 0.10) ** 2)) * (1 - torch.exp(-((radius / 0.04) ** 2)))
+    slow = torch.exp(-(((fx - 0.09) / 0.06) ** 2)) * torch.exp(-((fy / 0.03) ** 2)) + 0.25 * torch.exp(-((radius / 0.10) ** 2)) * (1 - torch.exp(-((radius / 0.04) ** 2)))
     wires = torch.fft.ifft2(torch.fft.fft2(noise.flip(2)[:1]) * slow).real
     wires = torch.exp(-((wires / (0.25 * wires.std())) ** 2))
     wires = (wires - wires.mean()) / wires.std()
-    tiles[0] = 0.75 * tiles[0] / tiles[0].std() + 0.65 * wires[0]
+    tiles[0] = 0.85 * tiles[0] / tiles[0].std() + 0.5 * wires[0]
     tiles = tiles / tiles.std((1, 2), keepdim=True)
     if size == 224:
         return tiles

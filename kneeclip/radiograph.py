@@ -136,10 +136,10 @@ def _plateau(a, x):
         y = y - height * (0.016 + 0.030 * sharp) * (1 - (x - at).abs() / (0.06 - 0.012 * sharp)).clamp(min=0).pow(1.3)
     y = y + (0.022 + 0.010 * sharp) * bump(x / 0.045)
     worse = 1.15 * ANCHOR * (1 - 2 * per_image(lateral_is_worse(a).float()))
-    y = y + 0.026 * per_image(a.attrition) * torch.exp(-((x - worse) / 0.17).square())
+    y = y + 0.017 * per_image(a.attrition) * torch.exp(-((x - worse) / 0.17).square())
     # A growing beak turns upward, hardly so on the lateral tibia.
-    lift_medial = 0.0045 * per_image(a.osteophyte_tibia_medial).pow(1.6)
-    lift_lateral = 0.003 * per_image(a.osteophyte_tibia_lateral)
+    lift_medial = 0.0020 * per_image(a.osteophyte_tibia_medial)
+    lift_lateral = 0.0012 * per_image(a.osteophyte_tibia_lateral)
     y = y - lift_medial * ((x - 0.43) / 0.07).clamp(0, 1.6).square()
     y = y - lift_lateral * ((-x - 0.44) / 0.07).clamp(0, 1.6).square()
     return y + per_image(a.rotation) * x
@@ -149,7 +149,7 @@ def _condyles(a, x):
     """Lower border of the femur before it is lowered onto the tibia: two condyles and the gull-wing notch."""
     x = x - per_image(a.tibial_shift)
     rounded = per_image(a.condyle_roundness)
-    y = -0.026 * rounded * ((x - 0.31) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
+    y = -0.017 * rounded * ((x - 0.335) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
     y = y - 0.022 * rounded * ((x + 0.30) / 0.19).square().clamp(max=1.5) * smoothstep((0.10 - x) / 0.20)
     from_notch = ((x - 0.010) / per_image(a.notch_width)).abs()
     y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(2.3))
@@ -173,8 +173,8 @@ def _side(a, y, level, bone, name, stray):
         side = side + per_image(a.taper) * smoothstep((h - 0.10) / 0.3)
     # A beak, not a bead: it springs from the margin and runs out into the cortex, the longer the larger it is.
     size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
-    away, root = ((-h - 0.004) if femur else (h - 0.004)).clamp(min=0), 0.024 + 0.013 * size
-    side = side + BEAK * size * torch.exp(-(away / root).pow(1.2))
+    away, root = ((-h - 0.012) if femur else (h - 0.022)).clamp(min=0), 0.024 + 0.010 * size
+    side = side + BEAK * size * torch.exp(-(away / root).pow(1.4))
     if femur:  # the hollow above the beak
         side = side - 0.25 * BEAK * size * torch.exp(-((away - 2.2 * root) / (0.8 * root)).square())
     return side
@@ -194,13 +194,14 @@ def _scene(a, seed, size) -> Scene:
     }
     strays = iter(z[:, :38].split([10, 10, 9, 9], 1))
     # Corners: a healthy margin is round, most of all the condyles'; a beak makes it sharp.
-    rounds = {"femur_lateral": 0.13, "femur_medial": 0.14, "tibia_lateral": 0.06, "tibia_medial": 0.06}
+    rounds = {"femur_lateral": 0.13, "femur_medial": 0.12, "tibia_lateral": 0.06, "tibia_medial": 0.06}
     for bone, curve, reach in (("femur", femur, 0.40), ("tibia", tibia, 0.45)):
         d[bone] = d[f"{bone}_joint"]
         for name, sign in (("lateral", -1.0), ("medial", 1.0)):
             side = _side(a, y, _level(curve, x, torch.tensor(sign * reach)), bone, name, next(strays))
             d[f"{bone}_{name}"] = (sign * frames[bone] - side) * cosine(side, pixels, 1)
-            corner = rounds[f"{bone}_{name}"] / (1 + 1.6 * getattr(a, f"osteophyte_{bone}_{name}"))
+            sharp = 0.9 if bone == "femur" else 0.4
+            corner = rounds[f"{bone}_{name}"] / (1 + sharp * getattr(a, f"osteophyte_{bone}_{name}"))
             d[bone] = meet(d[bone], d[f"{bone}_{name}"], per_image(corner))
     covers = {bone: cover(d[bone], soft) for bone in frames}
     return Scene(x, y, frames["femur"], tibia, soft, u, z, exposure.clouds(z, size), d, covers)
@@ -254,10 +255,10 @@ def _plateaus(a, s: Scene):
     line = [bump((sign * s.x - 0.22) / torch.where(sign * s.x < 0.22, inner, outer)) for sign in (1, -1)]
     sclerosis = per_image(a.sclerosis_medial) * medial + per_image(a.sclerosis_lateral) * lateral
     depth = (-s.distance["tibia_joint"]).clamp(min=0)
-    thick = 0.016 + 0.010 * per_image(s.u[:, 48]) + 0.007 * sclerosis
+    thick = 0.016 + 0.010 * per_image(s.u[:, 48]) + 0.005 * sclerosis
     dense = (0.15 + 0.75 * per_image(s.u[:, 49])) * line[0] + (0.10 + 0.60 * per_image(s.u[:, 50])) * line[1]
-    plate = (dense + 0.17 * sclerosis) * bump((depth - 0.45 * thick) / thick) * (0.85 + 0.45 * s.cloud).clamp(0.3, 1.4)
-    haze = (0.05 + 0.12 * per_image(s.u[:, 51])) * (medial + lateral) + 0.08 * sclerosis
+    plate = (dense + 0.11 * sclerosis) * bump((depth - 0.45 * thick) / thick) * (0.85 + 0.45 * s.cloud).clamp(0.3, 1.4)
+    haze = (0.05 + 0.12 * per_image(s.u[:, 51])) * (medial + lateral) + 0.10 * sclerosis
     # The far rim: the lower half of an ellipse, seen under the near one when the beam is not level.
     ellipse, width = per_image(a.rim_ellipse), 0.010 + 0.4 * s.soft
     far_medial = s.tibia + ellipse * (1 - ((s.x - 0.30) / 0.21).square()).clamp(min=0).sqrt()
@@ -274,7 +275,14 @@ def _plateaus(a, s: Scene):
         gate = smoothstep((along + 0.15) / 0.3) * smoothstep((1.15 - along) / 0.3)
         ropes = ropes + strength * per_image(0.3 + 1.2 * s.u[:, 52 + k]) * gate * bump((s.y - bent) / (steep * width))
     in_tibia = plate + ropes + haze * fade(depth / 0.07) + 0.24 * (ellipse > 0.012) * rims + cyst
-    return in_tibia * s.cover["tibia"] + 0.7 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
+    # The near rim stands a little above the floor's dense line and veils the joint's lower edge.
+    veil = torch.zeros_like(s.cloud)
+    for k, sign in enumerate((1.0, -1.0)):
+        arch = (1 - ((sign * s.x - 0.30) / 0.22).square()).clamp(min=0).sqrt() * 0.024 * per_image(s.u[:, 60 + k])
+        veil = veil + per_image(0.15 + 0.30 * s.u[:, 62 + k]) * cover(s.tibia - arch - s.y, s.soft) * smoothstep(arch / 0.012) * (s.y < s.tibia + 0.02)
+    inside = cover(torch.maximum(s.distance["tibia_medial"], s.distance["tibia_lateral"]) + 0.01, s.soft)
+    veil = per_image(a.bone_density) * veil * inside * (1 - s.cover["tibia"])
+    return veil + in_tibia * s.cover["tibia"] + 0.7 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
 
 
 def _seen_through(a, s: Scene):
