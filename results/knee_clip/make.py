@@ -4,7 +4,7 @@ Makes knee-clip, the small CLIP for real knees that comes with the package: a co
 (`teacher.py`), then a CLIP that starts from phantom-clip and learns to say what the teacher says, on both views of
 every image. `tune` is looked at and sets the temperature; validation and test are decoded with the rest and never
 graded. The same command goes on after a kill. About 20 and 55 minutes on one core with bfloat16 instructions, and
-slower without. `--seeds 0 1 2 3 --epochs 36 --threads 2 --out runs/four` is the trial of row 8 in LOG.md.
+slower without. `--seeds 0 1 2 3 --epochs 36 --threads 2 --out runs/four` is the trial of row 10 in LOG.md.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def taught(teacher, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.float().view(2, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
 
 
-def train_student(teachers: list, films, grades, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
-    """knee-clip, from films (N, 164, 164) uint8, their grades (N,) and the trained teachers.
+def train_student(states: list[dict], films, grades, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
+    """knee-clip, from films (N, 164, 164) uint8, their grades (N,) and the teachers' weights.
 
     With several teachers every batch asks one, by lot: on average the student is pulled to the mean of what they say,
     at the price of asking one.
@@ -138,8 +138,11 @@ def train_student(teachers: list, films, grades, store: Store, watch) -> tuple[C
     model, processor = new_student(s["start"])
     prompts = as_prompts(s["prompts"])
     tokens = clip.tokenize(model, processor, prompts)
-    width = model.config.vision_config.hidden_size
-    heads = nn.ModuleList([nn.Linear(width, 4 * teaching.SETTINGS["width"]) for _ in teachers])
+    width = teaching.SETTINGS["width"]
+    teachers = [teaching.Teacher(width).eval().to(memory_format=torch.channels_last) for _ in states]
+    for teacher, state in zip(teachers, states, strict=True):
+        teacher.load_state_dict(state)
+    heads = nn.ModuleList([nn.Linear(model.config.vision_config.hidden_size, 4 * width) for _ in teachers])
     learnt = nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, s["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=s["lr"], betas=BETAS, eps=EPS, fused=True)
@@ -219,13 +222,13 @@ def main(data: str, work: Path, out: Path) -> None:
             lambda epoch, loss, t: note(name, epoch, loss, *teaching.grade(t, watched).double().numpy()),
         )  # fmt: skip
 
-    teachers = [trained(seed) for seed in seeds]
+    states = [trained(seed).state_dict() for seed in seeds]
     stores["student"] = Store(work, "student", {"teacher": teaching.SETTINGS} | SETTINGS | data_of)
     resized = np.stack(
         [np.asarray(image.resize((SETTINGS["resized"],) * 2, Image.Resampling.BICUBIC)) for image in train["image"]]
     )
     model, processor = train_student(
-        teachers, torch.from_numpy(resized), grades, stores["student"],
+        states, torch.from_numpy(resized), grades, stores["student"],
         lambda epoch, losses, m, pr: note("student", epoch, losses, *kc.predict(m, pr, tune["image"], "criteria")),
     )  # fmt: skip
     ship(model, processor, tune, out, {name: store.history for name, store in stores.items()})

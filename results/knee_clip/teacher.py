@@ -2,7 +2,7 @@
 
 Why a network of another kind: convolutions know beforehand that a knee moved by two pixels is the same knee, which a
 transformer has to learn, and 5,232 images are few. One teaches the model that ships; several, of other seeds,
-can (row 8 of LOG.md). They are thrown away afterwards.
+can (row 10 of LOG.md). They are thrown away afterwards.
 """
 
 from __future__ import annotations
