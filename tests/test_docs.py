@@ -302,6 +302,25 @@ def test_which_split_is_the_easier_one_is_told_as_found():
     assert f"`tune` would have {min(shown):.1f} to {max(shown):.1f} %" in page
 
 
+def test_the_trial_with_four_teachers_is_told_as_it_ended():
+    found = json.loads((ROOT / "results/knee_clip/four_teachers.json").read_text(encoding="utf-8"))
+    page = (ROOT / "results/knee_clip/LOG.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[2:] for row in (line.strip("| ").split(" | ") for line in page.splitlines()) if len(row) == 6}
+
+    def bare(who, *names):
+        return ", ".join(f"{found['history'][who][-1][name]:.3f}".lstrip("0") for name in names)
+
+    others = [f"teacher-{seed}" for seed in (1, 2, 3)]
+    assert rows["8"][:2] == [", ".join(bare(who, name) for who in others) for name in ("accuracy", "qwk")]
+    assert rows["8"][2] == "; ".join(bare(who, "averaged_accuracy", "averaged_qwk") for who in others)
+    averaged = bare("student", "averaged_accuracy", "averaged_qwk")
+    assert rows["10"][:3] == [bare("student", "accuracy"), bare("student", "qwk"), averaged]
+    scores = [rows_of[-1]["averaged_accuracy"] for who, rows_of in found["history"].items() if who != "student"]
+    assert scores[0] == max(scores) and "luckiest of four" in page
+    shown = [f"{score:.3f}".lstrip("0") for score in scores]
+    assert f"{', '.join(shown[:3])} and {shown[3]} of `tune` right" in prose(ROOT / "results/knee_clip/LOG.md")
+
+
 def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():
     def percent(report):
         low, high = (100 * end for end in report["ci"]["accuracy"])

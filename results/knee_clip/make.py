@@ -4,7 +4,7 @@ Makes knee-clip, the small CLIP for real knees that comes with the package: a co
 (`teacher.py`), then a CLIP that starts from phantom-clip and learns to say what the teacher says, on both views of
 every image. `tune` is looked at and sets the temperature; validation and test are decoded with the rest and never
 graded. The same command goes on after a kill. About 20 and 55 minutes on one core with bfloat16 instructions, and
-slower without.
+slower without. `--seeds 0 1 2 3 --epochs 36 --threads 2 --out runs/four` is the trial of row 10 in LOG.md.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ SETTINGS = {
     "batch_size": 32,  # images, two views each
     "lr": 1e-3,
     "weight_decay": 0.1,
-    "kl": 1.0,  # weights of the three losses: to the teacher's probabilities,
+    "kl": 1.0,  # weights of the three losses: to the teachers' probabilities,
     "ce": 0.2,  # of cross-entropy to the grade, on both views as in the Symmetry Loss,
-    "dense": 1.0,  # and to the teacher's map, patch by patch
+    "dense": 1.0,  # and to a teacher's map, patch by patch
     "ema": 0.999,
     "seed": 0,
 }
@@ -127,17 +127,23 @@ def taught(teacher, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.float().view(2, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
 
 
-def train_student(state: dict, films, grades, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
-    """knee-clip, from films (N, 164, 164) uint8, their grades (N,) and the teacher's weights."""
+def train_student(states: list[dict], films, grades, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
+    """knee-clip, from films (N, 164, 164) uint8, their grades (N,) and the teachers' weights.
+
+    With several teachers every batch asks one, by lot: on average the student is pulled to the mean of what they say,
+    at the price of asking one.
+    """
     s = SETTINGS
     torch.manual_seed(s["seed"])
     model, processor = new_student(s["start"])
     prompts = as_prompts(s["prompts"])
     tokens = clip.tokenize(model, processor, prompts)
-    teacher = teaching.Teacher(teaching.SETTINGS["width"]).eval().to(memory_format=torch.channels_last)
-    teacher.load_state_dict(state)
-    head = nn.Linear(model.config.vision_config.hidden_size, 4 * teaching.SETTINGS["width"])
-    learnt = nn.ModuleDict({"clip": model, "head": head})
+    width = teaching.SETTINGS["width"]
+    teachers = [teaching.Teacher(width).eval().to(memory_format=torch.channels_last) for _ in states]
+    for teacher, state in zip(teachers, states, strict=True):
+        teacher.load_state_dict(state)
+    heads = nn.ModuleList([nn.Linear(model.config.vision_config.hidden_size, 4 * width) for _ in teachers])
+    learnt = nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, s["weight_decay"])
     optimizer = torch.optim.AdamW(groups, lr=s["lr"], betas=BETAS, eps=EPS, fused=True)
     average = copy.deepcopy(model)
@@ -152,7 +158,8 @@ def train_student(state: dict, films, grades, store: Store, watch) -> tuple[CLIP
             step = epoch * per_epoch + i
             batch = order[i * s["batch_size"] : (i + 1) * s["batch_size"]]
             x = disguised(films[batch])
-            q, maps = taught(teacher, x)
+            which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
+            q, maps = taught(teachers[which], x)
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
             for group in optimizer.param_groups:
                 warm = min(1, (step + 1) / (3 * per_epoch))
@@ -160,7 +167,7 @@ def train_student(state: dict, films, grades, store: Store, watch) -> tuple[CLIP
             with torch.autocast("cpu", torch.bfloat16):
                 X, patches = _features(model, ((x - mean) / std)[:, None].expand(-1, 3, -1, -1))
                 T = clip.texts_to_matrix(model, tokens, prompts.counts)
-                told = head(patches)
+                told = heads[which](patches)
             logits = model.logit_scale.exp() * clip.similarity(F.normalize(X.float(), dim=-1), T.float())
             log_p, q = logits.log_softmax(-1), torch.cat([q, q])
             kl = (q * (q.log() - log_p)).sum(1).mean()
@@ -190,15 +197,12 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def main(data: str, work: Path, out: Path) -> None:
-    torch.set_num_threads(1)  # the same bits on every run of one machine
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
     grades = torch.tensor(train["grade"])
     data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
-    stores = {
-        "teacher": Store(work, "teacher", teaching.SETTINGS | data_of),
-        "student": Store(work, "student", {"teacher": teaching.SETTINGS} | SETTINGS | data_of),
-    }
+    seeds = teaching.SETTINGS["seeds"]
+    stores = {f"teacher-{n}": Store(work, f"teacher-{n}", teaching.SETTINGS | {"seeds": [n]} | data_of) for n in seeds}
     start = time.perf_counter()
 
     def note(who, epoch, losses, p, p_flip):
@@ -210,15 +214,21 @@ def main(data: str, work: Path, out: Path) -> None:
         print(who, row, flush=True)
 
     mirrored, watched = (_mirrored(rows) for rows in (train, tune))
-    teacher = teaching.train_teacher(
-        mirrored, grades, stores["teacher"],
-        lambda epoch, loss, t: note("teacher", epoch, loss, *teaching.grade(t, watched).double().numpy()),
-    )  # fmt: skip
+
+    def trained(seed: int) -> teaching.Teacher:
+        name = f"teacher-{seed}"
+        return teaching.train_teacher(
+            mirrored, grades, seed, stores[name],
+            lambda epoch, loss, t: note(name, epoch, loss, *teaching.grade(t, watched).double().numpy()),
+        )  # fmt: skip
+
+    states = [trained(seed).state_dict() for seed in seeds]
+    stores["student"] = Store(work, "student", {"teacher": teaching.SETTINGS} | SETTINGS | data_of)
     resized = np.stack(
         [np.asarray(image.resize((SETTINGS["resized"],) * 2, Image.Resampling.BICUBIC)) for image in train["image"]]
     )
     model, processor = train_student(
-        teacher.state_dict(), torch.from_numpy(resized), grades, stores["student"],
+        states, torch.from_numpy(resized), grades, stores["student"],
         lambda epoch, losses, m, pr: note("student", epoch, losses, *kc.predict(m, pr, tune["image"], "criteria")),
     )  # fmt: skip
     ship(model, processor, tune, out, {name: store.history for name, store in stores.items()})
@@ -273,5 +283,10 @@ if __name__ == "__main__":
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("--work", type=Path, default=Path("runs/knee-clip"), help="for what a killed run needs")
     parser.add_argument("--out", type=Path, default=Path("kneeclip/assets/knee-clip"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(teaching.SETTINGS["seeds"]), help="teachers")
+    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"], help="of the CLIP")
+    parser.add_argument("--threads", type=int, default=1, help="1 gives the same bits on every run of one machine")
     given = parser.parse_args()
+    teaching.SETTINGS["seeds"], SETTINGS["epochs"] = tuple(given.seeds), given.epochs
+    torch.set_num_threads(given.threads)
     main(given.data, given.work, given.out)

@@ -1,7 +1,8 @@
-"""The teacher of knee-clip: a small residual network, trained from nothing on the real train images.
+"""The teachers of knee-clip: small residual networks, trained from nothing on the real train images.
 
 Why a network of another kind: convolutions know beforehand that a knee moved by two pixels is the same knee, which a
-transformer has to learn, and 5,232 images are few. It is thrown away afterwards.
+transformer has to learn, and 5,232 images are few. One teaches the model that ships; several, of other seeds,
+can (row 10 of LOG.md). They are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: Everything that decides the teacher's weights, seed included.
+#: Everything that decides the teachers' weights, seeds included.
 SETTINGS = {
     "size": 128,  # pixels
     "crop": 176 / 224,  # share of the film's width that they show, around its centre
@@ -25,7 +26,7 @@ SETTINGS = {
     "weight_decay": 0.05,
     "label_smoothing": 0.1,
     "ema": 0.998,
-    "seed": 0,
+    "seeds": (0,),  # one teacher each
 }
 
 
@@ -121,14 +122,14 @@ def grade(teacher: Teacher, films: torch.Tensor) -> torch.Tensor:
     return torch.cat(found, 1).softmax(-1)
 
 
-def train_teacher(films, grades, store, watch) -> Teacher:
-    """The teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
+def train_teacher(films, grades, seed: int, store, watch) -> Teacher:
+    """The teacher of one seed, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
     `store` keeps and gives back what a killed run has reached (see `make.Store`); ``watch(epoch, loss, teacher)``
     looks on. The teacher is the running average of the weights.
     """
     s = SETTINGS
-    torch.manual_seed(s["seed"])
+    torch.manual_seed(seed)
     model = Teacher(s["width"], s["dropout"]).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     parameters = list(model.parameters())
