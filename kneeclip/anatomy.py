@@ -26,6 +26,32 @@ LOST = ((-3.0, 0.0), (-0.4, 0.03), (0.2, 0.10), (0.98, 0.33), (1.75, 0.67), (2.4
 SPUR = ((-3.0, 0.0), (-1.0, 0.15), (-0.25, 0.5), (0.18, 1.0), (1.0, 1.7), (1.75, 2.3), (2.8, 3.0))
 LATERAL = 0.22  # share of knees whose lateral compartment is the worse one [MOST, 427 of 1,959]
 ATROPHIC = 0.10  # share of narrowed knees (r >= .33) without a definite osteophyte
+#: What `diversified` varies, as it does not tell the grade, and the least and the most that can be drawn of it.
+NUISANCES = {
+    "notch_depth": (0.05, 0.30),
+    "notch_width": (0.09, 0.26),
+    "eminence_height": (0.04, 0.18),
+    "eminence_width": (0.07, 0.24),
+    "plateau_dish": (0.0, 0.06),
+    "lateral_convexity": (-5.0, 7.0),
+    "condyle_roundness": (0.2, 3.0),
+    "rim_ellipse": (0.0, 0.11),
+    "flare": (-0.10, 0.10),
+    "shaft": (-0.25, 0.25),
+    "taper": (-0.15, 0.15),
+    "spine_sharpness": (0.0, 1.2),
+    "patella": (0.0, 3.0),
+    "patella_x": (-0.5, 0.4),
+    "patella_y": (-1.0, 0.0),
+    "fibula_y": (0.0, 0.8),
+    "rotation": (-0.3, 0.3),
+    "bone_density": (0.35, 1.0),
+    "tissue": (0.6, 1.6),
+    "tissue_density": (1.0, 5.0),
+    "blur": (0.02, 3.0),
+    "texture": (0.005, 0.4),
+    "noise": (0.001, 0.06),
+}
 
 
 @dataclass(frozen=True)
@@ -44,9 +70,9 @@ class Anatomy:
 
     # Disease. The rule reads these (`kneeclip.phantom.grade`), but for the last three.
     medial_space: torch.Tensor = 0.058  # joint space now, at 0.3 W from the middle; 0 is bone on bone
-    lateral_space: torch.Tensor = 0.075
+    lateral_space: torch.Tensor = 0.080
     medial_normal: torch.Tensor = 0.058  # joint space before the disease
-    lateral_normal: torch.Tensor = 0.075
+    lateral_normal: torch.Tensor = 0.080
     osteophyte_femur_medial: torch.Tensor = 0.0  # size of the beak: 1 definite, 2 moderate, 3 large
     osteophyte_femur_lateral: torch.Tensor = 0.0
     osteophyte_tibia_medial: torch.Tensor = 0.0
@@ -199,7 +225,7 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     share = 0.15 + 0.6 * torch.rand(n, 4, generator=g) + 0.3 * worse * torch.rand(n, 4, generator=g)
     spurs = spur[:, None] * share / share.amax(1, keepdim=True)
     medial_normal = (0.058 + shared(0.009) + own(0.003)).clamp(0.036)
-    lateral_normal = medial_normal * (1.30 + shared(0.14) + own(0.09))
+    lateral_normal = medial_normal * (1.37 + shared(0.14) + own(0.09))
     opening = 0.35 * lost * own_u()  # the other compartment opens
     sclerosis = (3.2 * (lost - 0.15) + own(0.45)).clamp(0, 3) * (lost > 0.1)
     glow = torch.sigmoid((shared_u() - 0.62) / 0.07)  # from the flat digital look to the glowing, soft film
@@ -253,6 +279,25 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     )
     patients = [f"P{seed}-{i:05d}" for i in range(n_patients) for _ in range(knees)]
     return anatomy, patients, ["L" if left else "R" for left in anatomy.side.tolist()]
+
+
+def diversified(anatomy: Anatomy, variety: float, seed: int) -> Anatomy:
+    """The same disease in bones and on films that differ `variety` times as much from the cohort's average.
+
+    Notes
+    -----
+    What hardly varies in drawings and does in real knees misleads a model that learns from drawings: domain
+    randomisation [Tobin et al. 2017]. Nothing that `kneeclip.phantom.grade` reads is touched.
+    """
+    if not 1 <= variety <= 4:
+        raise KneeError("such variety can't be drawn", f"variety={variety}", "give 1 (as in a population) to 4")
+    changed = dict(vars(anatomy))
+    for name, (least, most) in NUISANCES.items():
+        average = changed[name].mean()
+        changed[name] = (average + variety * (changed[name] - average)).clamp(least, most)
+    g = torch.Generator().manual_seed(seed)
+    changed["irregularity"] = (1 + 0.5 * (variety - 1) * (2 * torch.rand(len(anatomy), generator=g) - 1)).clamp(min=0)
+    return Anatomy(**changed)
 
 
 def _follow(severity: torch.Tensor, knots) -> torch.Tensor:

@@ -55,12 +55,12 @@ def _tiles(size: int) -> torch.Tensor:
     anyhow = torch.exp(-((radius / 0.30) ** 2)) * (1 - torch.exp(-((radius / 0.10) ** 2)))
     grain = torch.exp(-((radius / 0.6) ** 2))
     tiles = torch.fft.ifft2(torch.fft.fft2(noise) * torch.stack([upright + 0.55 * anyhow, grain])).real
-    # wires: bright where a slower noise crosses zero, as trabeculae and cortical folds show
-    slow = torch.exp(-(((fx - 0.09) / 0.06) ** 2)) * torch.exp(-((fy / 0.03) ** 2)) + 0.25 * torch.exp(-((radius / 0.10) ** 2)) * (1 - torch.exp(-((radius / 0.04) ** 2)))
-    wires = torch.fft.ifft2(torch.fft.fft2(noise.flip(2)[:1]) * slow).real
-    wires = torch.exp(-((wires / (0.25 * wires.std())) ** 2))
-    wires = (wires - wires.mean()) / wires.std()
-    tiles[0] = 0.85 * tiles[0] / tiles[0].std() + 0.5 * wires[0]
+    # Wires, bright where a slower noise crosses zero: single strong trabeculae and folds of the cortex.
+    along = torch.exp(-(((fx - 0.09) / 0.06) ** 2)) * torch.exp(-((fy / 0.03) ** 2))
+    across = torch.exp(-((radius / 0.10) ** 2)) * (1 - torch.exp(-((radius / 0.04) ** 2)))
+    slow = torch.fft.ifft2(torch.fft.fft2(noise.flip(2)[:1]) * (along + 0.25 * across)).real
+    wires = torch.exp(-((slow / (0.25 * slow.std())) ** 2))
+    tiles[0] = 0.85 * tiles[0] / tiles[0].std() + 0.5 * (wires[0] - wires.mean()) / wires.std()
     tiles = tiles / tiles.std((1, 2), keepdim=True)
     if size == 224:
         return tiles

@@ -238,13 +238,14 @@ def _bones(a, s: Scene):
     on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.24 + 0.14 * smoothstep((-0.35 - s.y) / 0.25))
     on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.22 + 0.14 * smoothstep((s.y - 0.18) / 0.2))
     # A beak has a bright skin of its own and is filled with bone, however thin the rim.
-    for bone, at_y in (("femur", -0.03), ("tibia", 0.03)):
+    beaks = torch.zeros_like(s.cloud)
+    for bone, beside in (("femur", -0.03), ("tibia", 0.03)):
+        skin = 0.12 * bump((d[bone] + 0.9 * width) / width) + 0.05 * s.cover[bone]
         for name, sign in (("medial", 1.0), ("lateral", -1.0)):
-            size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
-            near = bump((sign * s.x - 0.50) / 0.09) * bump((s.y - s.tibia - at_y) / 0.08)
-            skin = near * size.clamp(max=2) * (0.12 * bump((d[bone] + 0.9 * width) / width) + 0.05 * s.cover[bone])
-            on_tibia = on_tibia + skin / wax
-    return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia)
+            size = per_image(getattr(a, f"osteophyte_{bone}_{name}")).clamp(max=2)
+            near = bump((sign * s.x - 0.50) / 0.09) * bump((s.y - s.tibia - beside) / 0.08)
+            beaks = beaks + size * near * skin
+    return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia) + beaks
 
 
 def _plateaus(a, s: Scene):
@@ -279,9 +280,10 @@ def _plateaus(a, s: Scene):
     veil = torch.zeros_like(s.cloud)
     for k, sign in enumerate((1.0, -1.0)):
         arch = (1 - ((sign * s.x - 0.30) / 0.22).square()).clamp(min=0).sqrt() * 0.024 * per_image(s.u[:, 60 + k])
-        veil = veil + per_image(0.15 + 0.30 * s.u[:, 62 + k]) * cover(s.tibia - arch - s.y, s.soft) * smoothstep(arch / 0.012) * (s.y < s.tibia + 0.02)
-    inside = cover(torch.maximum(s.distance["tibia_medial"], s.distance["tibia_lateral"]) + 0.01, s.soft)
-    veil = per_image(a.bone_density) * veil * inside * (1 - s.cover["tibia"])
+        thin = per_image(0.15 + 0.30 * s.u[:, 62 + k]) * smoothstep(arch / 0.012)
+        veil = veil + thin * cover(s.tibia - arch - s.y, s.soft) * (s.y < s.tibia + 0.02)
+    between = cover(torch.maximum(s.distance["tibia_medial"], s.distance["tibia_lateral"]) + 0.01, s.soft)
+    veil = per_image(a.bone_density) * veil * between * (1 - s.cover["tibia"])
     return veil + in_tibia * s.cover["tibia"] + 0.7 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
 
 
@@ -295,9 +297,9 @@ def _seen_through(a, s: Scene):
         wall = at + 0.02 * per_image(z[:, 44 + k]) + lean * (y + 0.3)
         out = out + strength * gate * bump((s.x_femur - wall) / width)
     for k, (side, inset, top, low, strength) in enumerate(BACK_CONTOURS):
-        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 17 + k] if k < 2 else u[:, 56 + k])
-        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 56 + k if k < 2 else 62 + k]) + 0.02 * cloud
-        out = out + strength * gate * bump(inside / width) * s.cover[side[:5]]
+        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 56 + k])
+        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 64 + k]) + 0.02 * cloud
+        out = out + strength * gate * bump(inside / width) * s.cover[side.split("_")[0]]
     for k, (at, bow, start, end, strength, bone) in enumerate(SCARS):
         gate = smoothstep((x - start) / 0.1) * smoothstep((end - x) / 0.1) * per_image(0.2 + u[:, 13 + k])
         scar = at + 0.03 * per_image(z[:, 46 + k]) + 0.12 * per_image(z[:, 49 + k]) * x + bow * (x.abs() - 0.3) ** 2
