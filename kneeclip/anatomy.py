@@ -70,9 +70,9 @@ class Anatomy:
 
     # Disease. The rule reads these (`kneeclip.phantom.grade`), but for the last three.
     medial_space: torch.Tensor = 0.058  # joint space now, at 0.3 W from the middle; 0 is bone on bone
-    lateral_space: torch.Tensor = 0.080
+    lateral_space: torch.Tensor = 0.081
     medial_normal: torch.Tensor = 0.058  # joint space before the disease
-    lateral_normal: torch.Tensor = 0.080
+    lateral_normal: torch.Tensor = 0.081
     osteophyte_femur_medial: torch.Tensor = 0.0  # size of the beak: 1 definite, 2 moderate, 3 large
     osteophyte_femur_lateral: torch.Tensor = 0.0
     osteophyte_tibia_medial: torch.Tensor = 0.0
@@ -225,7 +225,7 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     share = 0.15 + 0.6 * torch.rand(n, 4, generator=g) + 0.3 * worse * torch.rand(n, 4, generator=g)
     spurs = spur[:, None] * share / share.amax(1, keepdim=True)
     medial_normal = (0.058 + shared(0.009) + own(0.003)).clamp(0.036)
-    lateral_normal = medial_normal * (1.37 + shared(0.14) + own(0.09))
+    lateral_normal = medial_normal * (1.40 + shared(0.14) + own(0.09))
     opening = 0.35 * lost * own_u()  # the other compartment opens
     sclerosis = (3.2 * (lost - 0.15) + own(0.45)).clamp(0, 3) * (lost > 0.1)
     glow = torch.sigmoid((shared_u() - 0.62) / 0.07)  # from the flat digital look to the glowing, soft film
@@ -263,15 +263,15 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         joint_height=0.604 + shared(0.012) + own(0.024),
         rotation=-0.006 + shared(0.015) + own(0.025),
         brightness=(
-            0.778 + shared(0.06) * (1 + 1.3 * (shared_u() < 0.15)) + own(0.02) + 0.15 * (shared_u() < 0.04)
+            0.768 + shared(0.06) * (1 + 1.3 * (shared_u() < 0.15)) + own(0.02) + 0.15 * (shared_u() < 0.04)
         ).clamp(0.10, 0.98),
-        contrast=0.21 * torch.exp(shared(0.25) + own(0.06)) * (1 + 0.35 * glow),
+        contrast=0.20 * torch.exp(shared(0.25) + own(0.06)) * (1 + 0.35 * glow),
         dome=(0.17 + 0.9 * glow * (0.4 + shared_u()) + own(0.06)).clamp(0),
         bone_density=0.60 + shared(0.05) + own(0.03),
         tissue=(0.74 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
         tissue_density=2.1 + shared(0.35),
         blur=0.05 + 0.3 * shared_u() + 0.8 * glow * shared_u(),
-        texture=0.06 * torch.exp(shared(0.35)) * (1 - 0.6 * glow),
+        texture=0.046 * torch.exp(shared(0.35)) * (1 - 0.6 * glow),
         noise=0.0055 * torch.exp(shared(0.5)) * (1 - 0.6 * glow),
         artefacts=torch.ones(n),
         side=(torch.arange(n) % 2).float() if knees == 2 else torch.full((n,), float(sides == "L")),

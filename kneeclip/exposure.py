@@ -103,3 +103,25 @@ def film(grey: torch.Tensor) -> torch.Tensor:
     """The film's shoulder and toe: over-exposure washes out and leaves the joint just visible; 0 to 1."""
     grey = torch.where(grey > 0.8, 0.8 + 0.2 * torch.tanh((grey - 0.8) / 0.2), grey)
     return torch.where(grey < 0.1, 0.1 * torch.exp((grey - 0.1) / 0.1), grey).clamp(0, 1)
+
+
+def reexposed(films: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """The same knees on other films: (N, S, S) uint8 to grey levels (N, S, S), 0 to 255, with nothing moved.
+
+    Softer or sharper, another gamma and contrast, an uneven field, more grain, and one in fifty a negative: what a
+    model that is to read real films must not rely on.
+    """
+    n, size = len(films), films.shape[-1]
+    u = (torch.rand(n, 8, generator=g) * 2 - 1).to(films.device)[..., None, None]
+    grain = torch.randn(n, size, size, generator=g).to(films.device)
+    x = films.float() / 255
+    soft = x[:, None]
+    for _ in range(2):
+        soft = F.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)
+    x = x + torch.where(u[:, 0] > 0, 2 * u[:, 0], u[:, 0]) * (x - soft[:, 0])
+    x = x.clamp(1e-4, 1) ** torch.exp(0.5 * u[:, 1])
+    at = torch.linspace(-1, 1, size, device=films.device)
+    x = x + 0.12 * (u[:, 2] * at + u[:, 3] * at[:, None]) + 0.01 * (1 + u[:, 4]) * grain
+    mean = x.mean((1, 2), keepdim=True)
+    x = (x - mean) * (1 + 0.25 * u[:, 5]) + mean + 0.08 * u[:, 6]
+    return 255 * torch.where(u[:, 7] > 0.96, 1 - x, x).clamp(0, 1)
