@@ -291,6 +291,7 @@ def _merges(tokenizer: Tokenizer) -> list:
 def _card(settings: Pretraining, last: dict) -> str:
     n, shown = 2 * settings.held_out, settings.patients * (2 if settings.sides == "both" else 1)
     only = {"R": "right ", "L": "left "}.get(settings.sides, "")
+    other = ", each on another film every time" if settings.reexpose else ""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
         "# phantom-clip\n\n"
@@ -298,7 +299,8 @@ def _card(settings: Pretraining, last: dict) -> str:
         f"- Made by `kneeclip pretrain` (settings, seed, versions and history: `pretraining.json`).\n"
         f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in "
         f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
-        f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}), with two heads "
+        f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}; bones and films "
+        f"{settings.variety:g} times as varied as in a population{other}), with two heads "
         "that were thrown away (the structures of a patch, the anatomy of the image); the tutorial's phantoms have "
         "other seeds.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
