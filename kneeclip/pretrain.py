@@ -64,7 +64,7 @@ class Pretraining:
     vocabulary: int = 1200  # tokens
     grey_mean: float = 0.6  # knees are brighter and flatter than CLIP's photographs; in shares of white
     grey_std: float = 0.17
-    epochs: int = 4
+    epochs: int = 8
     batch_size: int = 128  # pairs
     lr: float = 1e-3
     weight_decay: float = 0.1
