@@ -26,6 +26,32 @@ LOST = ((-3.0, 0.0), (-0.4, 0.03), (0.2, 0.10), (0.98, 0.33), (1.75, 0.67), (2.4
 SPUR = ((-3.0, 0.0), (-1.0, 0.15), (-0.25, 0.5), (0.18, 1.0), (1.0, 1.7), (1.75, 2.3), (2.8, 3.0))
 LATERAL = 0.22  # share of knees whose lateral compartment is the worse one [MOST, 427 of 1,959]
 ATROPHIC = 0.10  # share of narrowed knees (r >= .33) without a definite osteophyte
+#: What `diversified` varies, as it does not tell the grade, and the least and the most that can be drawn of it.
+NUISANCES = {
+    "notch_depth": (0.05, 0.30),
+    "notch_width": (0.09, 0.26),
+    "eminence_height": (0.04, 0.18),
+    "eminence_width": (0.07, 0.24),
+    "plateau_dish": (0.0, 0.06),
+    "lateral_convexity": (-5.0, 7.0),
+    "condyle_roundness": (0.2, 3.0),
+    "rim_ellipse": (0.0, 0.11),
+    "flare": (-0.10, 0.10),
+    "shaft": (-0.25, 0.25),
+    "taper": (-0.15, 0.15),
+    "spine_sharpness": (0.0, 1.2),
+    "patella": (0.0, 3.0),
+    "patella_x": (-0.5, 0.4),
+    "patella_y": (-1.0, 0.0),
+    "fibula_y": (0.0, 0.8),
+    "rotation": (-0.3, 0.3),
+    "bone_density": (0.35, 1.0),
+    "tissue": (0.6, 1.6),
+    "tissue_density": (1.0, 5.0),
+    "blur": (0.02, 3.0),
+    "texture": (0.005, 0.4),
+    "noise": (0.001, 0.06),
+}
 
 
 @dataclass(frozen=True)
@@ -44,9 +70,9 @@ class Anatomy:
 
     # Disease. The rule reads these (`kneeclip.phantom.grade`), but for the last three.
     medial_space: torch.Tensor = 0.058  # joint space now, at 0.3 W from the middle; 0 is bone on bone
-    lateral_space: torch.Tensor = 0.075
+    lateral_space: torch.Tensor = 0.081
     medial_normal: torch.Tensor = 0.058  # joint space before the disease
-    lateral_normal: torch.Tensor = 0.075
+    lateral_normal: torch.Tensor = 0.081
     osteophyte_femur_medial: torch.Tensor = 0.0  # size of the beak: 1 definite, 2 moderate, 3 large
     osteophyte_femur_lateral: torch.Tensor = 0.0
     osteophyte_tibia_medial: torch.Tensor = 0.0
@@ -58,8 +84,8 @@ class Anatomy:
     spine_sharpness: torch.Tensor = 0.3  # of the tibial spines, 0 to 1.2 (decoy)
     cyst: torch.Tensor = 0.0  # strength of a cyst under the worse plateau, 0 to 1 (decoy)
     # Bones.
-    notch_depth: torch.Tensor = 0.155
-    notch_width: torch.Tensor = 0.155
+    notch_depth: torch.Tensor = 0.122
+    notch_width: torch.Tensor = 0.145
     eminence_height: torch.Tensor = 0.108
     eminence_width: torch.Tensor = 0.135
     plateau_dish: torch.Tensor = 0.016  # depth of the medial plateau's hollow
@@ -79,7 +105,7 @@ class Anatomy:
     plateau_width: torch.Tensor = 0.815  # W, as a share of the image's width
     centre_x: torch.Tensor = 0.485  # share of the width
     joint_height: torch.Tensor = 0.604  # share of the height
-    rotation: torch.Tensor = 0.01  # radians
+    rotation: torch.Tensor = -0.006  # radians
     # Exposure.
     brightness: torch.Tensor = 0.73  # of well-covered bone; 1 is white
     contrast: torch.Tensor = 0.18
@@ -199,7 +225,7 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     share = 0.15 + 0.6 * torch.rand(n, 4, generator=g) + 0.3 * worse * torch.rand(n, 4, generator=g)
     spurs = spur[:, None] * share / share.amax(1, keepdim=True)
     medial_normal = (0.058 + shared(0.009) + own(0.003)).clamp(0.036)
-    lateral_normal = medial_normal * (1.30 + shared(0.14) + own(0.09))
+    lateral_normal = medial_normal * (1.40 + shared(0.14) + own(0.09))
     opening = 0.35 * lost * own_u()  # the other compartment opens
     sclerosis = (3.2 * (lost - 0.15) + own(0.45)).clamp(0, 3) * (lost > 0.1)
     glow = torch.sigmoid((shared_u() - 0.62) / 0.07)  # from the flat digital look to the glowing, soft film
@@ -215,13 +241,13 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         tibial_shift=0.035 * lost * own_u() + own(0.008),
         spine_sharpness=(0.35 + 0.10 * severity + own(0.28)).clamp(0, 1.2),
         cyst=(own_u() < 0.02 + 0.15 * (lost > 0.5)).float() * own_u(),
-        notch_depth=(0.155 + shared(0.018) + own(0.012)).clamp(0.09, 0.22),
-        notch_width=(0.155 + shared(0.015) + own(0.010)).clamp(0.11, 0.20),
+        notch_depth=(0.122 + shared(0.022) + own(0.014)).clamp(0.06, 0.20),
+        notch_width=(0.145 + shared(0.018) + own(0.012)).clamp(0.10, 0.20),
         eminence_height=(0.108 + shared(0.014) + own(0.010)).clamp(0.05, 0.14),
         eminence_width=(0.135 + shared(0.012) + own(0.008)).clamp(0.09, 0.18),
         plateau_dish=(0.016 + shared(0.006) + own(0.004)).clamp(0, 0.035),
         lateral_convexity=1 + own(0.8),
-        condyle_roundness=(1 + shared(0.18) + own(0.12)).clamp(0.4, 1.6),
+        condyle_roundness=(1 + shared(0.28) + own(0.20)).clamp(0.3, 1.9),
         rim_ellipse=(0.022 + shared(0.010) + own(0.010)).clamp(0, 0.055),
         flare=shared(0.010) + own(0.005),
         shaft=shared(0.028) + own(0.012),
@@ -235,17 +261,17 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
         plateau_width=(0.815 + shared(0.018) + own(0.010)).clamp(0.75, 0.88),
         centre_x=0.485 + shared(0.008) + own(0.012),
         joint_height=0.604 + shared(0.012) + own(0.024),
-        rotation=0.01 + shared(0.015) + own(0.025),
+        rotation=-0.006 + shared(0.015) + own(0.025),
         brightness=(
-            0.778 + shared(0.06) * (1 + 1.3 * (shared_u() < 0.15)) + own(0.02) + 0.15 * (shared_u() < 0.04)
+            0.768 + shared(0.06) * (1 + 1.3 * (shared_u() < 0.15)) + own(0.02) + 0.15 * (shared_u() < 0.04)
         ).clamp(0.10, 0.98),
-        contrast=0.21 * torch.exp(shared(0.25) + own(0.06)) * (1 + 0.35 * glow),
+        contrast=0.20 * torch.exp(shared(0.25) + own(0.06)) * (1 + 0.35 * glow),
         dome=(0.17 + 0.9 * glow * (0.4 + shared_u()) + own(0.06)).clamp(0),
         bone_density=0.60 + shared(0.05) + own(0.03),
-        tissue=(0.79 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
+        tissue=(0.74 - 0.12 * glow + shared(0.08)).clamp(0.60, 1.4),
         tissue_density=2.1 + shared(0.35),
         blur=0.05 + 0.3 * shared_u() + 0.8 * glow * shared_u(),
-        texture=0.052 * torch.exp(shared(0.35)) * (1 - 0.75 * glow),
+        texture=0.046 * torch.exp(shared(0.35)) * (1 - 0.6 * glow),
         noise=0.0055 * torch.exp(shared(0.5)) * (1 - 0.6 * glow),
         artefacts=torch.ones(n),
         side=(torch.arange(n) % 2).float() if knees == 2 else torch.full((n,), float(sides == "L")),
@@ -253,6 +279,25 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     )
     patients = [f"P{seed}-{i:05d}" for i in range(n_patients) for _ in range(knees)]
     return anatomy, patients, ["L" if left else "R" for left in anatomy.side.tolist()]
+
+
+def diversified(anatomy: Anatomy, variety: float, seed: int) -> Anatomy:
+    """The same disease in bones and on films that differ `variety` times as much from the cohort's average.
+
+    Notes
+    -----
+    What hardly varies in drawings and does in real knees misleads a model that learns from drawings: domain
+    randomisation [Tobin et al. 2017]. Nothing that `kneeclip.phantom.grade` reads is touched.
+    """
+    if not 1 <= variety <= 4:
+        raise KneeError("such variety can't be drawn", f"variety={variety}", "give 1 (as in a population) to 4")
+    changed = dict(vars(anatomy))
+    for name, (least, most) in NUISANCES.items():
+        average = changed[name].mean()
+        changed[name] = (average + variety * (changed[name] - average)).clamp(least, most)
+    g = torch.Generator().manual_seed(seed)
+    changed["irregularity"] = (1 + 0.5 * (variety - 1) * (2 * torch.rand(len(anatomy), generator=g) - 1)).clamp(min=0)
+    return Anatomy(**changed)
 
 
 def _follow(severity: torch.Tensor, knots) -> torch.Tensor:

@@ -196,7 +196,7 @@ def expected_grade(p) -> np.ndarray:
     return p @ np.arange(p.shape[1])
 
 
-def fit_temperature(p, grades) -> float:
+def fit_temperature(p, grades, weights=None) -> float:
     """The temperature T at which softmax(log p / T) fits the grades best (least negative log-likelihood).
 
     Parameters
@@ -204,6 +204,8 @@ def fit_temperature(p, grades) -> float:
     p : array (N, K)
         Probabilities on *tune*: a temperature picked where it is then scored flatters the calibration.
     grades : array of int (N,)
+    weights : array (N,), optional
+        How much each image counts: where *tune* has other shares of the grades than the model will meet.
 
     Returns
     -------
@@ -226,7 +228,7 @@ def fit_temperature(p, grades) -> float:
 
     def loss(log_t: float) -> float:
         z_t = z / math.exp(log_t)  # log p is never above 0: nothing overflows
-        return float(np.mean(np.log(np.exp(z_t).sum(1)) - z_t[np.arange(len(z)), grades]))
+        return float(np.average(np.log(np.exp(z_t).sum(1)) - z_t[np.arange(len(z)), grades], weights=weights))
 
     bounds = (math.log(0.05), math.log(20))
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from kneeclip.sdf import cover, fade, per_image, smoothstep
 
-UNIFORM, NORMAL = 48, 160  # numbers an image may draw; the last 100 normal ones make its clouds
+UNIFORM, NORMAL = 64, 170  # numbers an image may draw; the last 100 normal ones make its clouds
 TILE = 672  # side of a noise tile, in pixels of a 224 px image
 
 
@@ -51,10 +51,16 @@ def _tiles(size: int) -> torch.Tensor:
     fy, fx = f.view(-1, 1).abs(), f.view(1, -1).abs()
     radius = (fx**2 + fy**2).sqrt()
     # Trabeculae: some 4 to 25 px apart across, drawn out along the bone; a share of them runs anyhow.
-    upright = torch.exp(-(((fx - 0.17) / 0.13) ** 2)) * torch.exp(-((fy / 0.10) ** 2))
-    anyhow = torch.exp(-((radius / 0.25) ** 2)) * (1 - torch.exp(-((radius / 0.03) ** 2)))
+    upright = torch.exp(-(((fx - 0.27) / 0.13) ** 2)) * torch.exp(-((fy / 0.07) ** 2))
+    anyhow = torch.exp(-((radius / 0.30) ** 2)) * (1 - torch.exp(-((radius / 0.10) ** 2)))
     grain = torch.exp(-((radius / 0.6) ** 2))
     tiles = torch.fft.ifft2(torch.fft.fft2(noise) * torch.stack([upright + 0.55 * anyhow, grain])).real
+    # Wires, bright where a slower noise crosses zero: single strong trabeculae and folds of the cortex.
+    along = torch.exp(-(((fx - 0.09) / 0.06) ** 2)) * torch.exp(-((fy / 0.03) ** 2))
+    across = torch.exp(-((radius / 0.10) ** 2)) * (1 - torch.exp(-((radius / 0.04) ** 2)))
+    slow = torch.fft.ifft2(torch.fft.fft2(noise.flip(2)[:1]) * (along + 0.25 * across)).real
+    wires = torch.exp(-((slow / (0.25 * slow.std())) ** 2))
+    tiles[0] = 0.85 * tiles[0] / tiles[0].std() + 0.5 * (wires[0] - wires.mean()) / wires.std()
     tiles = tiles / tiles.std((1, 2), keepdim=True)
     if size == 224:
         return tiles
@@ -97,3 +103,25 @@ def film(grey: torch.Tensor) -> torch.Tensor:
     """The film's shoulder and toe: over-exposure washes out and leaves the joint just visible; 0 to 1."""
     grey = torch.where(grey > 0.8, 0.8 + 0.2 * torch.tanh((grey - 0.8) / 0.2), grey)
     return torch.where(grey < 0.1, 0.1 * torch.exp((grey - 0.1) / 0.1), grey).clamp(0, 1)
+
+
+def reexposed(films: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """The same knees on other films: (N, S, S) uint8 to grey levels (N, S, S), 0 to 255, with nothing moved.
+
+    Softer or sharper, another gamma and contrast, an uneven field, more grain, and one in fifty a negative: what a
+    model that is to read real films must not rely on.
+    """
+    n, size = len(films), films.shape[-1]
+    u = (torch.rand(n, 8, generator=g) * 2 - 1).to(films.device)[..., None, None]
+    grain = torch.randn(n, size, size, generator=g).to(films.device)
+    x = films.float() / 255
+    soft = x[:, None]
+    for _ in range(2):
+        soft = F.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)
+    x = x + torch.where(u[:, 0] > 0, 2 * u[:, 0], u[:, 0]) * (x - soft[:, 0])
+    x = x.clamp(1e-4, 1) ** torch.exp(0.5 * u[:, 1])
+    at = torch.linspace(-1, 1, size, device=films.device)
+    x = x + 0.12 * (u[:, 2] * at + u[:, 3] * at[:, None]) + 0.01 * (1 + u[:, 4]) * grain
+    mean = x.mean((1, 2), keepdim=True)
+    x = (x - mean) * (1 + 0.25 * u[:, 5]) + mean + 0.08 * u[:, 6]
+    return 255 * torch.where(u[:, 7] > 0.96, 1 - x, x).clamp(0, 1)

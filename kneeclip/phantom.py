@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kneeclip import radiograph, wording
-from kneeclip.anatomy import SITES, Anatomy, healthy, sample_patients
+from kneeclip.anatomy import SITES, Anatomy, diversified, healthy, sample_patients
 from kneeclip.errors import KneeError
 
 __all__ = ["READERS", "Anatomy", "Phantoms", "Reader", "captions", "grade", "healthy", "is_atrophic", "make_phantoms"]
@@ -207,7 +207,13 @@ def masks(anatomy: Anatomy, *, size: int = 112) -> dict[str, torch.Tensor]:
 
 
 def make_phantoms(
-    n_patients: int, seed: int, *, size: int = 112, sides: str = "both", reader: Reader | None = None
+    n_patients: int,
+    seed: int,
+    *,
+    size: int = 112,
+    sides: str = "both",
+    reader: Reader | None = None,
+    variety: float = 1.0,
 ) -> Phantoms:
     """A cohort with its images, graded by the rule or by a reader.
 
@@ -220,6 +226,8 @@ def make_phantoms(
     size : int
     sides : {"both", "R", "L"}
     reader : Reader, optional
+    variety : float
+        How many times as much as in a population bones and films differ, 1 to 4, the disease aside.
 
     Returns
     -------
@@ -230,6 +238,8 @@ def make_phantoms(
     Notebook: 01.
     """
     anatomy, patients, which = sample_patients(n_patients, seed, sides=sides)
+    if variety != 1:
+        anatomy = diversified(anatomy, variety, seed)
     grades = grade(anatomy) if reader is None else read(anatomy, reader)
     images = render(anatomy, seed, size=size)
     return Phantoms(

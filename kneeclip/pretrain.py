@@ -6,6 +6,10 @@ that read the same count as the same, so that "severe knee osteoarthritis" is no
 From captions alone a transformer this small learns nothing for hundreds of steps: a joint space is a few pixels.
 Phantoms know more than their caption, so two heads, thrown away afterwards, ask for it: every patch tells which
 structures it covers, and the whole image tells its anatomy.
+
+It is to read real films too, which it never sees. So its phantoms differ more from one another than knees do, and every
+time they are shown on another film: what varies in training can't become a crutch (domain randomisation, Tobin et al.
+2017).
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from kneeclip.checkpoints import RunState, load_state, write_atomically, write_j
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
+from kneeclip.exposure import reexposed
 from kneeclip.phantom import Phantoms, captions, make_phantoms, masks
 from kneeclip.presets import Recipe
 from kneeclip.prompts import BUILT_IN, CONTEXT
@@ -66,6 +71,8 @@ class Pretraining:
     structure_weight: float = 5.0  # of the head that maps structures, patch by patch
     anatomy_weight: float = 1.0  # of the head that reads the anatomy off the whole image
     sides: str = "both"  # knees to learn from: both, R or L; it is watched on both
+    variety: float = 2.5  # how many times as much as in a population its bones and films differ
+    reexpose: bool = True  # show a phantom on another film every time
     held_out: int = 200  # phantom patients to watch zero-shot grading on
     seed: int = PRETRAIN_SEED
 
@@ -213,7 +220,8 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     for epoch in range(state.step // per_epoch, settings.epochs):
         texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        g = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(images), generator=g)
         losses = []
         for i in range(per_epoch):
             index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
@@ -221,7 +229,8 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
                 group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
             batch = texts[index.numpy()]
             ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
-            pixels = clip.to_pixel_values(processor, images[index.to(images.device)])
+            films = images[index.to(images.device)]
+            pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
             seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
             X = F.normalize(seen.pooler_output, dim=-1)
             T = F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
@@ -257,7 +266,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
 
 
 def _cohort(settings: Pretraining) -> Phantoms:
-    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size)
+    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size, variety=settings.variety)
     if settings.sides == "both":
         return knees
     kept = knees.sides == settings.sides
@@ -282,6 +291,7 @@ def _merges(tokenizer: Tokenizer) -> list:
 def _card(settings: Pretraining, last: dict) -> str:
     n, shown = 2 * settings.held_out, settings.patients * (2 if settings.sides == "both" else 1)
     only = {"R": "right ", "L": "left "}.get(settings.sides, "")
+    other = ", each on another film every time" if settings.reexpose else ""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
         "# phantom-clip\n\n"
@@ -289,7 +299,8 @@ def _card(settings: Pretraining, last: dict) -> str:
         f"- Made by `kneeclip pretrain` (settings, seed, versions and history: `pretraining.json`).\n"
         f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in "
         f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
-        f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}), with two heads "
+        f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}; bones and films "
+        f"{settings.variety:g} times as varied as in a population{other}), with two heads "
         "that were thrown away (the structures of a patch, the anatomy of the image); the tutorial's phantoms have "
         "other seeds.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "

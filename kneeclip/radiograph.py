@@ -10,6 +10,7 @@ Brightness and sizes that no paper gives were set by eye and against `kneeclip.r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,22 +20,34 @@ from kneeclip.sdf import bump, cosine, cover, fade, meet, per_image, smoothstep,
 
 CHUNK = 16  # images drawn at a time: their planes stay in the processor's cache
 ANCHOR = 0.30  # the joint space is what the anatomy says it is at x = -ANCHOR (lateral) and +ANCHOR (medial)
-BEAK = 0.023  # length of an osteophyte of grade 1; grade 3 is three times as long
+BEAK = 0.026  # length of an osteophyte of grade 1; grade 3 is three times as long
 
 # Sides of the bones: distance from the midline at heights counted from the joint surface.
 FEMUR_Y = (-1.0, -0.75, -0.60, -0.48, -0.38, -0.28, -0.18, -0.09, 0.0, 0.10)
 FEMUR = {
-    "lateral": (0.350, 0.390, 0.435, 0.478, 0.497, 0.490, 0.462, 0.470, 0.465, 0.430),
-    "medial": (0.290, 0.335, 0.400, 0.490, 0.548, 0.545, 0.520, 0.500, 0.478, 0.440),
+    "lateral": (0.340, 0.385, 0.440, 0.488, 0.507, 0.500, 0.480, 0.478, 0.470, 0.430),
+    "medial": (0.310, 0.385, 0.485, 0.556, 0.580, 0.566, 0.532, 0.506, 0.480, 0.440),
 }
 TIBIA_Y = (-0.10, 0.0, 0.07, 0.15, 0.24, 0.33, 0.42, 0.55, 0.80)
 TIBIA = {
-    "lateral": (0.478, 0.490, 0.493, 0.484, 0.458, 0.408, 0.338, 0.265, 0.210),
-    "medial": (0.480, 0.492, 0.486, 0.470, 0.445, 0.408, 0.358, 0.300, 0.250),
+    "lateral": (0.478, 0.491, 0.497, 0.492, 0.470, 0.420, 0.350, 0.275, 0.210),
+    "medial": (0.480, 0.494, 0.492, 0.482, 0.465, 0.434, 0.386, 0.318, 0.260),
 }
 # Lines seen through the bones: where (x, or depth under a side), lean or waviness, from and to which y, strength.
 NOTCH_WALLS = ((0.13, -0.06, -0.50, -0.16, 0.22), (-0.14, 0.10, -0.40, -0.17, 0.12))
-BACK_CONTOURS = (("femur_medial", 0.055, -0.62, -0.14, 0.20), ("femur_lateral", 0.045, -0.30, -0.06, 0.26))
+BACK_CONTOURS = (
+    ("femur_medial", 0.055, -0.62, -0.14, 0.24),
+    ("femur_lateral", 0.045, -0.40, -0.04, 0.28),
+    ("tibia_medial", 0.035, 0.00, 0.30, 0.20),
+    ("tibia_lateral", 0.040, 0.00, 0.30, 0.20),
+)
+# Lines that cross under the spines, where the plateaus' rims run on: from x, y to x, y, strength.
+ROPES = (
+    (0.30, 0.005, -0.06, 0.055, 0.17),
+    (-0.30, 0.005, 0.05, 0.045, 0.14),
+    (0.07, -0.11, -0.04, 0.035, 0.09),
+    (-0.085, -0.09, 0.06, 0.05, 0.08),
+)
 # Physeal scars: y, bow, from and to which x, strength, bone.
 SCARS = (
     (-0.36, -0.25, -0.43, -0.10, 0.16, "femur"),
@@ -116,14 +129,17 @@ def _plateau(a, x):
     y = -dish * medial * ((x - 0.30) / 0.2).square().clamp(max=1.2)
     convex = 0.3 * dish * per_image(a.lateral_convexity)
     y = y + convex * (1 - medial) * ((x + 0.30) / 0.2).square().clamp(max=1.2)
-    y = y - per_image(a.eminence_height) * torch.exp(-((x + 0.005) / per_image(a.eminence_width)).square())
-    for at, height in ((0.065, 1.0), (-0.085, 0.75)):
-        y = y - height * (0.012 + 0.022 * sharp) * (1 - (x - at).abs() / (0.05 - 0.012 * sharp)).clamp(min=0)
+    # The eminence is a tent with hollow flanks, and its two spines stand on it with a dip between them.
+    reach = ((x - 0.010).abs() / (2.4 * per_image(a.eminence_width))).clamp(max=1)
+    y = y - 0.92 * per_image(a.eminence_height) * (1 - reach).pow(1.25)
+    for at, height in ((0.075, 1.0), (-0.075, 0.75)):
+        y = y - height * (0.016 + 0.030 * sharp) * (1 - (x - at).abs() / (0.06 - 0.012 * sharp)).clamp(min=0).pow(1.3)
+    y = y + (0.022 + 0.010 * sharp) * bump(x / 0.045)
     worse = 1.15 * ANCHOR * (1 - 2 * per_image(lateral_is_worse(a).float()))
-    y = y + 0.034 * per_image(a.attrition) * torch.exp(-((x - worse) / 0.13).square())
+    y = y + 0.017 * per_image(a.attrition) * torch.exp(-((x - worse) / 0.17).square())
     # A growing beak turns upward, hardly so on the lateral tibia.
-    lift_medial = 0.0045 * per_image(a.osteophyte_tibia_medial).pow(1.6)
-    lift_lateral = 0.003 * per_image(a.osteophyte_tibia_lateral)
+    lift_medial = 0.0020 * per_image(a.osteophyte_tibia_medial)
+    lift_lateral = 0.0012 * per_image(a.osteophyte_tibia_lateral)
     y = y - lift_medial * ((x - 0.43) / 0.07).clamp(0, 1.6).square()
     y = y - lift_lateral * ((-x - 0.44) / 0.07).clamp(0, 1.6).square()
     return y + per_image(a.rotation) * x
@@ -133,10 +149,10 @@ def _condyles(a, x):
     """Lower border of the femur before it is lowered onto the tibia: two condyles and the gull-wing notch."""
     x = x - per_image(a.tibial_shift)
     rounded = per_image(a.condyle_roundness)
-    y = -0.026 * rounded * ((x - 0.31) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
+    y = -0.017 * rounded * ((x - 0.335) / 0.17).square().clamp(max=1.5) * smoothstep((x + 0.10) / 0.20)
     y = y - 0.022 * rounded * ((x + 0.30) / 0.19).square().clamp(max=1.5) * smoothstep((0.10 - x) / 0.20)
-    from_notch = ((x + 0.012) / per_image(a.notch_width)).abs()
-    y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(1.85))
+    from_notch = ((x - 0.010) / per_image(a.notch_width)).abs()
+    y = y - per_image(a.notch_depth) * torch.exp(-from_notch.pow(2.3))
     # A large beak hangs down over the joint.
     for sign, size in ((1.0, a.osteophyte_femur_medial), (-1.0, a.osteophyte_femur_lateral)):
         y = y + 0.0075 * per_image(size) * ((sign * x - 0.41) / 0.06).clamp(0, 1.8)
@@ -157,8 +173,8 @@ def _side(a, y, level, bone, name, stray):
         side = side + per_image(a.taper) * smoothstep((h - 0.10) / 0.3)
     # A beak, not a bead: it springs from the margin and runs out into the cortex, the longer the larger it is.
     size = per_image(getattr(a, f"osteophyte_{bone}_{name}"))
-    away, root = ((-h - 0.008) if femur else (h - 0.012)).clamp(min=0), 0.028 + 0.016 * size
-    side = side + BEAK * size * torch.exp(-(away / root).pow(1.5))
+    away, root = ((-h - 0.012) if femur else (h - 0.022)).clamp(min=0), 0.024 + 0.010 * size
+    side = side + BEAK * size * torch.exp(-(away / root).pow(1.4))
     if femur:  # the hollow above the beak
         side = side - 0.25 * BEAK * size * torch.exp(-((away - 2.2 * root) / (0.8 * root)).square())
     return side
@@ -178,13 +194,14 @@ def _scene(a, seed, size) -> Scene:
     }
     strays = iter(z[:, :38].split([10, 10, 9, 9], 1))
     # Corners: a healthy margin is round, most of all the condyles'; a beak makes it sharp.
-    rounds = {"femur_lateral": 0.13, "femur_medial": 0.14, "tibia_lateral": 0.06, "tibia_medial": 0.06}
+    rounds = {"femur_lateral": 0.13, "femur_medial": 0.12, "tibia_lateral": 0.06, "tibia_medial": 0.06}
     for bone, curve, reach in (("femur", femur, 0.40), ("tibia", tibia, 0.45)):
         d[bone] = d[f"{bone}_joint"]
         for name, sign in (("lateral", -1.0), ("medial", 1.0)):
             side = _side(a, y, _level(curve, x, torch.tensor(sign * reach)), bone, name, next(strays))
             d[f"{bone}_{name}"] = (sign * frames[bone] - side) * cosine(side, pixels, 1)
-            corner = rounds[f"{bone}_{name}"] / (1 + 0.9 * getattr(a, f"osteophyte_{bone}_{name}"))
+            sharp = 0.9 if bone == "femur" else 0.4
+            corner = rounds[f"{bone}_{name}"] / (1 + sharp * getattr(a, f"osteophyte_{bone}_{name}"))
             d[bone] = meet(d[bone], d[f"{bone}_{name}"], per_image(corner))
     covers = {bone: cover(d[bone], soft) for bone in frames}
     return Scene(x, y, frames["femur"], tibia, soft, u, z, exposure.clouds(z, size), d, covers)
@@ -197,9 +214,9 @@ def _draw(a, seed, size):
     bones = _bones(a, s) + _plateaus(a, s) + _seen_through(a, s)
     bones = bones + per_image(a.texture) * trabeculae * spongy * (0.8 + 0.6 * s.cloud)
     # The leg is a cylinder, wider than the crop in most: it grows thin towards the corners.
-    across = (s.x - 0.04 * per_image(s.z[:, 42]) + 0.03 + 0.15 * s.y) / per_image(a.tissue)
+    across = (s.x - 0.04 * per_image(s.z[:, 42]) + 0.035 + 0.16 * s.y) / per_image(a.tissue)
     leg = (1 - across.square()).clamp(min=0).sqrt() - 1
-    dome = bump((s.x_femur + 0.06 + 0.06 * per_image(s.z[:, 43])) / 0.75) * smoothstep((0.35 - s.y) / 1.1)
+    dome = bump((s.x_femur - 0.04 + 0.06 * per_image(s.z[:, 43])) / 0.95) * smoothstep((0.35 - s.y) / 1.1)
     absorbed = per_image(a.tissue_density) * leg + per_image(a.dome) * dome + 0.08 * s.cloud + bones
     grey = per_image(a.brightness) + per_image(a.contrast) * (absorbed - 0.9) + per_image(a.noise) * grain
     grey = exposure.film(exposure.add_artefacts(a, grey, s.x, s.y, s.u))
@@ -210,28 +227,39 @@ def _draw(a, seed, size):
 def _bones(a, s: Scene):
     """Femur and tibia: tubes, thin at the rim and thicker inwards, with a bright line of cortex."""
     d = s.distance
-    femur = s.cover["femur"] * (1 - 0.74 * fade(-torch.maximum(d["femur_lateral"], d["femur_medial"]) / 0.10))
+    femur = s.cover["femur"] * (1 - 0.74 * fade(-torch.maximum(d["femur_lateral"], d["femur_medial"]) / 0.075))
     tibia = s.cover["tibia"] * (1 - 0.74 * fade(-torch.maximum(d["tibia_lateral"], d["tibia_medial"]) / 0.085))
     roof, joint = bump((s.x + 0.01) / 0.17) * fade(-d["femur_joint"] / 0.08), fade(-d["femur_joint"] / 0.06)
-    femur = femur * (1 - 0.36 * joint) * (1 - 0.25 * roof)
+    femur = femur * (1 - 0.26 * joint) * (1 - 0.25 * roof)
     eminence = bump(s.x / 0.14) * bump((s.y + 0.06) / 0.08)
-    tibia = tibia * (1 - 0.20 * fade(-d["tibia_joint"] / 0.05)) * (1 - 0.30 * eminence)
+    tibia = tibia * (1 - 0.16 * fade(-d["tibia_joint"] / 0.05)) * (1 - 0.12 * eminence)
     # Cortex is stronger on the shaft than round the joint, and comes and goes.
     width, wax = 0.009 + 0.6 * s.soft, (0.75 + 0.5 * s.cloud).clamp(0.1, 1.6)
-    on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.15 + 0.20 * smoothstep((-0.35 - s.y) / 0.25))
-    on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.14 + 0.20 * smoothstep((s.y - 0.18) / 0.2))
-    return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia)
+    on_femur = bump((d["femur"] + 0.9 * width) / width) * (0.24 + 0.14 * smoothstep((-0.35 - s.y) / 0.25))
+    on_tibia = bump((d["tibia"] + 0.9 * width) / width) * (0.22 + 0.14 * smoothstep((s.y - 0.18) / 0.2))
+    # A beak has a bright skin of its own and is filled with bone, however thin the rim.
+    beaks = torch.zeros_like(s.cloud)
+    for bone, beside in (("femur", -0.03), ("tibia", 0.03)):
+        skin = 0.12 * bump((d[bone] + 0.9 * width) / width) + 0.05 * s.cover[bone]
+        for name, sign in (("medial", 1.0), ("lateral", -1.0)):
+            size = per_image(getattr(a, f"osteophyte_{bone}_{name}")).clamp(max=2)
+            near = bump((sign * s.x - 0.50) / 0.09) * bump((s.y - s.tibia - beside) / 0.08)
+            beaks = beaks + size * near * skin
+    return per_image(a.bone_density) * (femur + 0.76 * tibia) + wax * (on_femur + on_tibia) + beaks
 
 
 def _plateaus(a, s: Scene):
     """The plateaus' dense lines, sclerosis that thickens them downwards, their far rims, and a cyst."""
     medial, lateral = bump((s.x - 0.29) / 0.16), bump((s.x + 0.29) / 0.15)
+    # The dense line is plainest near the spines, whose flanks it climbs, and thins out towards the margin.
+    inner, outer = 0.10 + 0.02 * per_image(s.z[:, 58]), 0.20 + 0.03 * per_image(s.z[:, 59])
+    line = [bump((sign * s.x - 0.22) / torch.where(sign * s.x < 0.22, inner, outer)) for sign in (1, -1)]
     sclerosis = per_image(a.sclerosis_medial) * medial + per_image(a.sclerosis_lateral) * lateral
     depth = (-s.distance["tibia_joint"]).clamp(min=0)
-    thick = 0.021 + 0.009 * sclerosis
-    plate = (0.72 * medial + 0.45 * lateral + 0.26 * sclerosis) * bump((depth - 0.45 * thick) / thick)
-    plate = plate * per_image(0.75 + 0.25 * s.z[:, 40].clamp(-2, 2))
-    haze = 0.12 * (medial + lateral) + 0.10 * sclerosis
+    thick = 0.016 + 0.010 * per_image(s.u[:, 48]) + 0.005 * sclerosis
+    dense = (0.15 + 0.75 * per_image(s.u[:, 49])) * line[0] + (0.10 + 0.60 * per_image(s.u[:, 50])) * line[1]
+    plate = (dense + 0.11 * sclerosis) * bump((depth - 0.45 * thick) / thick) * (0.85 + 0.45 * s.cloud).clamp(0.3, 1.4)
+    haze = (0.05 + 0.12 * per_image(s.u[:, 51])) * (medial + lateral) + 0.10 * sclerosis
     # The far rim: the lower half of an ellipse, seen under the near one when the beam is not level.
     ellipse, width = per_image(a.rim_ellipse), 0.010 + 0.4 * s.soft
     far_medial = s.tibia + ellipse * (1 - ((s.x - 0.30) / 0.21).square()).clamp(min=0).sqrt()
@@ -240,8 +268,23 @@ def _plateaus(a, s: Scene):
     worse = ANCHOR * (1 - 2 * per_image(lateral_is_worse(a).float())) + 0.08 * per_image(s.z[:, 41])
     from_cyst = ((s.x - worse).square() + (s.y - 0.075).square()).sqrt() - 0.022 - 0.012 * per_image(s.u[:, 10])
     cyst = per_image(a.cyst) * (0.14 * bump(from_cyst / 0.010) - 0.16 * cover(from_cyst, 0.01))
-    in_tibia = plate + haze * fade(depth / 0.07) + 0.24 * (ellipse > 0.012) * rims + cyst
-    return in_tibia * s.cover["tibia"] + 0.5 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
+    ropes = torch.zeros_like(s.cloud)
+    for k, (x0, y0, x1, y1, strength) in enumerate(ROPES):
+        along = (s.x - x0) / (x1 - x0)
+        bent = y0 + (y1 - y0) * along + 0.03 * per_image(s.z[:, 60 + k]) * along + 0.012 * s.cloud
+        steep = math.hypot(1, (y1 - y0) / (x1 - x0))
+        gate = smoothstep((along + 0.15) / 0.3) * smoothstep((1.15 - along) / 0.3)
+        ropes = ropes + strength * per_image(0.3 + 1.2 * s.u[:, 52 + k]) * gate * bump((s.y - bent) / (steep * width))
+    in_tibia = plate + ropes + haze * fade(depth / 0.07) + 0.24 * (ellipse > 0.012) * rims + cyst
+    # The near rim stands a little above the floor's dense line and veils the joint's lower edge.
+    veil = torch.zeros_like(s.cloud)
+    for k, sign in enumerate((1.0, -1.0)):
+        arch = (1 - ((sign * s.x - 0.30) / 0.22).square()).clamp(min=0).sqrt() * 0.024 * per_image(s.u[:, 60 + k])
+        thin = per_image(0.15 + 0.30 * s.u[:, 62 + k]) * smoothstep(arch / 0.012)
+        veil = veil + thin * cover(s.tibia - arch - s.y, s.soft) * (s.y < s.tibia + 0.02)
+    between = cover(torch.maximum(s.distance["tibia_medial"], s.distance["tibia_lateral"]) + 0.01, s.soft)
+    veil = per_image(a.bone_density) * veil * between * (1 - s.cover["tibia"])
+    return veil + in_tibia * s.cover["tibia"] + 0.7 * haze * fade(-s.distance["femur_joint"] / 0.05) * s.cover["femur"]
 
 
 def _seen_through(a, s: Scene):
@@ -254,9 +297,9 @@ def _seen_through(a, s: Scene):
         wall = at + 0.02 * per_image(z[:, 44 + k]) + lean * (y + 0.3)
         out = out + strength * gate * bump((s.x_femur - wall) / width)
     for k, (side, inset, top, low, strength) in enumerate(BACK_CONTOURS):
-        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 17 + k])
-        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 56 + k]) + 0.015 * cloud
-        out = out + strength * gate * bump(inside / width) * s.cover["femur"]
+        gate = smoothstep((y - top) / 0.12) * smoothstep((low - y) / 0.08) * per_image(u[:, 56 + k])
+        inside = s.distance[side] + inset + 0.012 * per_image(z[:, 64 + k]) + 0.02 * cloud
+        out = out + strength * gate * bump(inside / width) * s.cover[side.split("_")[0]]
     for k, (at, bow, start, end, strength, bone) in enumerate(SCARS):
         gate = smoothstep((x - start) / 0.1) * smoothstep((end - x) / 0.1) * per_image(0.2 + u[:, 13 + k])
         scar = at + 0.03 * per_image(z[:, 46 + k]) + 0.12 * per_image(z[:, 49 + k]) * x + bow * (x.abs() - 0.3) ** 2

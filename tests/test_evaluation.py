@@ -275,6 +275,15 @@ def test_temperature_is_the_minimum_and_stays_in_bounds():
     assert 19.9 < ev.fit_temperature(zeros, (y + 1) % K) <= 20
 
 
+def test_a_weight_of_two_is_an_image_that_stands_there_twice():
+    p, _, y, _ = _knees()
+    weights = np.where(y == 0, 2, 1)
+    twice = np.repeat(np.arange(len(y)), weights)
+    weighted = ev.fit_temperature(p, y, weights)
+    assert weighted == pytest.approx(ev.fit_temperature(p[twice], y[twice]), rel=1e-5)
+    assert weighted != pytest.approx(ev.fit_temperature(p, y), rel=1e-3)
+
+
 def test_flip_average_is_the_softmax_of_averaged_logits():
     rng = np.random.default_rng(0)
     z, z_flip = 3 * rng.normal(size=(2, 50, K))

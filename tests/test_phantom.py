@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
+from kneeclip import anatomy, exposure, plots, radiograph, realism
 from kneeclip import phantom as ph
-from kneeclip import plots, radiograph, realism
 from kneeclip.errors import KneeError
 
 THUMBNAILS = Path(__file__).parent / "thumbnails"
@@ -104,6 +104,37 @@ def test_a_larger_image_is_the_same_knee():
     halved = large.float().view(8, 112, 2, 112, 2).mean((2, 4))
     for a, b in zip(small.float(), halved, strict=True):
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
+
+
+def test_more_variety_leaves_the_disease_alone():
+    plain, varied = ph.make_phantoms(150, seed=9, size=32), ph.make_phantoms(150, seed=9, size=32, variety=2.5)
+    assert np.array_equal(plain.grades, varied.grades) and not np.array_equal(plain.images, varied.images)
+    for name, before in vars(plain.anatomy).items():
+        after = getattr(varied.anatomy, name)
+        if name not in (*anatomy.NUISANCES, "irregularity"):
+            assert torch.equal(before, after), name
+        elif name != "irregularity":
+            least, most = anatomy.NUISANCES[name]
+            assert 1.2 * before.std() < after.std() < 2.6 * before.std(), name
+            assert least <= after.min() and after.max() <= most, name
+    assert varied.anatomy.irregularity.std() > 0.2 and varied.anatomy.irregularity.min() >= 0
+    for variety in (0.5, 9.0):
+        with pytest.raises(KneeError, match="1 .as in a population. to 4"):
+            ph.make_phantoms(2, seed=9, variety=variety)
+
+
+def test_another_film_of_the_same_knee():
+    knee = torch.zeros(400, 56, 56, dtype=torch.uint8)
+    knee[:, 28:, 12:] = 140  # an edge across and one down
+    knee += 60
+    films = exposure.reexposed(knee, torch.Generator().manual_seed(1))
+    assert torch.equal(films, exposure.reexposed(knee, torch.Generator().manual_seed(1)))
+    assert films.shape == knee.shape and films.min() >= 0 and films.max() <= 255
+    across, down = films[:, 40].diff(dim=1).abs(), films[:, :, 40].diff(dim=1).abs()
+    assert (across.argmax(1) - 11).abs().max() <= 1 and (down.argmax(1) - 27).abs().max() <= 1  # nothing moved
+    negative = (films[:, 40:, 24:].mean((1, 2)) < films[:, :20, 24:].mean((1, 2))).float().mean()
+    assert 0.005 < negative < 0.05
+    assert films.mean((1, 2)).std() > 10 and films.std((1, 2)).std() > 5
 
 
 # --- the rule and its readers ----------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ QUESTIONS = {
         reasons={
             "a": "Moving many numbers a little can leave more in place than moving a few numbers far, and where they "
             "sit counts: the projections are the common exit of all images and all texts.",
-            "b": "It counts where the numbers sit and how far they move. The probe and the last block turn the common "
-            "exit of every sentence, and at the learning rates that suit them they move far.",
+            "b": "It counts where the numbers sit and how far they move. The probe turns the common exit of every "
+            "sentence, and at the learning rate that suits it it moves far.",
             "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
         },
         misconceptions={

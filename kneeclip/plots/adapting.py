@@ -162,13 +162,15 @@ def wise_ft(
     """
     figure, axes = new_picture(6.8, 3.6, caption=world)
     ax = axes[0, 0]
+    highest = -np.inf if chosen is None else max(np.interp(chosen, alphas, [v[0] for v in c]) for c in curves.values())
     for (colour, dash, marker), (task, values) in zip(CURVES, curves.items(), strict=False):
         value, low, high = (np.array(part) for part in zip(*values, strict=True))
         ax.fill_between(alphas, low, high, color=colour, alpha=0.13, linewidth=0)
         ax.plot(alphas, value, color=colour, linestyle=dash, marker=marker, markersize=5, label=task)
         if chosen is not None:
             at = float(np.interp(chosen, alphas, value))
-            ax.annotate(f"{at:.1%}", (chosen, at), (6, 6), textcoords="offset points", color=colour, weight="bold")
+            beside = (6, 6 if at == highest else -14)  # two values may lie close: one stands above, the others below
+            ax.annotate(f"{at:.1%}", (chosen, at), beside, textcoords="offset points", color=colour, weight="bold")
     if chosen is not None:
         ax.axvline(chosen, color=INK, linewidth=1.1, zorder=0)
         ax.set_title(f"α = {chosen:g}", loc="right")

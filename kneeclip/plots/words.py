@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kneeclip.canvas import FAINT, INK, new_picture, styled, write_values
 
@@ -193,5 +194,6 @@ def picked(first, second, *, boards: tuple[str, str], world: str = "") -> Figure
     label = f"the best on the first board ({won.sum()})"
     ax.plot(first[won], second[won], "*", color="#d55e00", markersize=11, markeredgecolor=INK, label=label)
     ax.set(xlabel=f"QWK on {boards[0]}", ylabel=f"QWK on {boards[1]}")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handletextpad=0.3, columnspacing=1, borderaxespad=0.2)
     return figure

@@ -231,15 +231,21 @@ def main(data: str, work: Path, out: Path) -> None:
         states, torch.from_numpy(resized), grades, stores["student"],
         lambda epoch, losses, m, pr: note("student", epoch, losses, *kc.predict(m, pr, tune["image"], "criteria")),
     )  # fmt: skip
-    ship(model, processor, tune, out, {name: store.history for name, store in stores.items()})
+    ship(model, processor, train, tune, out, {name: store.history for name, store in stores.items()})
     for store in stores.values():  # only now is the result safe without them
         store.path.unlink()
 
 
-def ship(model, processor, tune, out: Path, history: dict) -> None:
-    """The calibrated model in half precision, with its prompts, record and card."""
+def ship(model, processor, train, tune, out: Path, history: dict) -> None:
+    """The calibrated model in half precision, with its prompts, record and card.
+
+    By chance `tune` has more of the easy KL0 than the train split it was taken from, which would make a fitted
+    temperature too sure of itself: its images are weighted to the train split's shares.
+    """
     p, _ = kc.predict(model, processor, tune["image"], SETTINGS["prompts"])
-    temperature = fit_temperature(p, np.array(tune["grade"]))
+    grades = np.array(tune["grade"])
+    shares, found = (np.bincount(rows["grade"], minlength=5) / len(rows["grade"]) for rows in (train, tune))
+    temperature = fit_temperature(p, grades, (shares / found)[grades])
     clip.fold_temperature(model, temperature)
     clip.save_clip(model, processor, out, half=True)
     prompts = as_prompts(SETTINGS["prompts"])

@@ -19,10 +19,11 @@ from kneeclip.resampling import draw_patients, interval
 N_BOOT, SEED = 1000, 0
 
 
-def main(data: str, name: str) -> None:
+def told(name: str, knees, splits) -> dict:
+    """Both figures with their intervals, split by split, of the model `name`."""
     model, processor = kc.load_clip(name)
-    knees, told = kc.load_knees(data), {}
-    for split in ("tune", "validation"):
+    found = {}
+    for split in splits:
         rows = knees[split]
         grades, patients = np.array(rows["grade"]), np.array(rows["patient"])
         p, _ = kc.predict(model, processor, rows["image"], "criteria")
@@ -33,15 +34,20 @@ def main(data: str, name: str) -> None:
         for counts in draws.astype(int):  # a patient drawn twice appears twice
             chosen = np.concatenate([np.tile(of_patient[i], counts[i]) for i in np.flatnonzero(counts)])
             boot.append(spearmanr(expected[chosen], grades[chosen]).statistic)
-        told[split] = {
+        found[split] = {
             "n": len(grades),
             "auc_kl2": report["auc_kl2"],
             "spearman": float(spearmanr(expected, grades).statistic),
             "ci": {"auc_kl2": report["ci"]["auc_kl2"], "spearman": interval(np.array(boot), 0.95)},
         }
-    record = {"model": Path(name).name, "n_boot": N_BOOT, "seed": SEED, **told, "environment": environment()}
+    return found
+
+
+def main(data: str, name: str) -> None:
+    figures = told(name, kc.load_knees(data), ("tune", "validation"))
+    record = {"model": Path(name).name, "n_boot": N_BOOT, "seed": SEED, **figures, "environment": environment()}
     write_json(Path(__file__).parent / f"{Path(name).name}.json", record)
-    print(json.dumps(told, indent=1))
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
