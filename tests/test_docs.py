@@ -343,3 +343,20 @@ def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_th
     ours = reports[2]
     for label, key in (("accuracy", "accuracy"), ("QWK", "qwk"), ("ECE", "ece"), ("MAE (grades)", "mae")):
         assert page[label][0] == with_interval(ours, key) and page[label][2] == with_interval(ours["averaged"], key)
+
+
+def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
+    folder = ROOT / "results" / "phantom_to_real"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    names = {"former": "the former", "four_epochs": "after four epochs", "phantom-clip": "as it ships"}
+    for name, words in names.items():
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for split in ("tune", "validation"):
+            row = next(line for line in page.splitlines() if words in line and f"| {split} |" in line)
+            for key in ("auc_kl2", "spearman"):
+                value, (low, high) = record[split][key], record[split]["ci"][key]
+                shown = [f"{x:.3f}".lstrip("0") for x in (value, low, high)]
+                assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in row, (name, split, key)
+    zero_shot = json.loads((ROOT / "results/first_real_run/zero_shot.json").read_text(encoding="utf-8"))
+    ships = json.loads((folder / "phantom-clip.json").read_text(encoding="utf-8"))
+    assert zero_shot["auc_kl2"] == ships["validation"]["auc_kl2"]  # the same weights were graded
