@@ -50,7 +50,7 @@ def _tiles(size: int) -> torch.Tensor:
     f = torch.fft.fftfreq(TILE)
     fy, fx = f.view(-1, 1).abs(), f.view(1, -1).abs()
     radius = (fx**2 + fy**2).sqrt()
-    # Trabeculae: some 4 to 25 px apart across, drawn out along the bone; a share of them runs anyhow.
+    # Trabeculae: some 2 to 7 px apart across, drawn out along the bone; a share of them runs anyhow.
     upright = torch.exp(-(((fx - 0.27) / 0.13) ** 2)) * torch.exp(-((fy / 0.07) ** 2))
     anyhow = torch.exp(-((radius / 0.30) ** 2)) * (1 - torch.exp(-((radius / 0.10) ** 2)))
     grain = torch.exp(-((radius / 0.6) ** 2))
