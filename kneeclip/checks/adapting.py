@@ -41,8 +41,8 @@ QUESTIONS = {
         right="a",
         reasons={
             "a": "Accuracy is no linear function of the weights, so nothing fixes the middle. Here both curves bend "
-            "upwards a little, by less than their intervals.",
-            "b": "Here it comes close, but nothing makes it so: accuracy is no linear function of the weights.",
+            "upwards: two fifths of the way the reader's is already where it ends.",
+            "b": "Nothing makes it so: accuracy is no linear function of the weights, and here both lie above that.",
             "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
         },
         misconceptions={
