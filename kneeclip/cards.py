@@ -47,7 +47,8 @@ def write_run(run, fingerprint: str, facts: dict) -> None:
         "environment": environment(),
         "fingerprint": fingerprint,
     }
-    write_atomically(folder / "README.md", lambda tmp: tmp.write_text(_card(record, chosen), encoding="utf-8"))
+    page = _card(record, chosen, several=max(run.prompts.counts) > 1)
+    write_atomically(folder / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"))
     write_json(folder / "run.json", record)
 
 
@@ -67,7 +68,7 @@ def read_run(folder: Path) -> tuple[dict, PromptSet | None]:
     return record, read_prompts(folder / "prompts.json")
 
 
-def _card(record: dict, chosen: dict) -> str:
+def _card(record: dict, chosen: dict, several: bool) -> str:
     recipe = record["recipe"]
     rows = [
         ("base model", record.get("base", "not stated")),
@@ -79,6 +80,14 @@ def _card(record: dict, chosen: dict) -> str:
         ("seed", recipe["seed"]),
         *[(name.replace("_", " "), f"{chosen[name]:.3f}") for name in chosen if name.startswith("tune_")],
     ]
+    use = "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes.\n"
+    if several:
+        use = (
+            "Use: `kneeclip.load_clip(folder)`. A grade has several texts, and its class is the mean of their "
+            "embeddings, which `pipeline` does not take.\n"
+        )
+    if recipe["arm"] == "canonical":
+        use += "\nIt learnt left knees mirrored: mirror them before you show them (`kneeclip` does it by file name).\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\n---\n"
@@ -86,7 +95,7 @@ def _card(record: dict, chosen: dict) -> str:
         f"**{NOT_FOR_DIAGNOSIS}** Trained by `kneeclip`, a tutorial on CLIP-KOA (arXiv 2504.19443).\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
-        "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes.\n"
+        f"{use}"
     )
 
 

@@ -56,6 +56,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def require_folder(path: Path) -> None:
+    """Refuse a file where a training is to leave its folder, before it has trained for an hour."""
+    if path.exists() and not path.is_dir():
+        raise KneeError("a file stands where the folder of the result should go", path, "choose another --out (out=)")
+
+
 def write_json(path: Path, value: object) -> None:
     """`value` as indented JSON, atomically."""
     write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
@@ -158,6 +164,7 @@ class RunState:
     def open(self, fingerprint: str) -> None:
         """Look into the folder: empty, unfinished, or finished; another run's is refused."""
         self.fingerprint = fingerprint
+        require_folder(self.folder)
         self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
         result = self.folder / "run.json"
         if result.exists():

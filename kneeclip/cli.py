@@ -225,7 +225,12 @@ def _preset(name: str | None, data: str | None):
 
     if name is None and data is not None and not os.environ.get("KNEECLIP_PRESET"):
         name = "phantom" if data == "phantom" else "knees"  # who names real data means real knees
-    return get_preset(name, data=data)
+    chosen = get_preset(name, data=data)
+    if not chosen.data:  # before a model is loaded, or even downloaded
+        from kneeclip.data import find_source
+
+        find_source(chosen.data)
+    return chosen
 
 
 def _environment(preset) -> None:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from kneeclip.errors import KneeError
 from kneeclip.films import Film, Listing, list_films, read_film, read_grey
+from kneeclip.presets import PRESETS
 from kneeclip.store import make_row, pixels_of, stored
 
 __all__ = ["grey_arrays", "load_knees", "read_grey", "require_split", "tune_mask"]
@@ -72,6 +73,8 @@ def load_knees(
     knees = _phantoms(phantom_patients or {}) if str(source) == "phantom" else _real_knees(find_source(source))
     if sides != "both" and "train" in knees:
         knees["train"] = knees["train"].select(np.flatnonzero(np.array(knees["train"]["side"]) == sides))
+    for rows in knees.values():  # a run's card reads it there
+        rows.info.description = PRESETS["phantom" if str(source) == "phantom" else "knees"].world
     return Knees(knees)
 
 
@@ -82,6 +85,12 @@ class Knees(DatasetDict):
         if name == "val" and "validation" in self:
             return self["validation"]
         raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__("validation" if name == "val" else name)
+
+    def get(self, name: str, default=None):
+        return self[name] if name in self else default
 
 
 def require_split(knees: DatasetDict, name: str) -> Dataset:
@@ -129,7 +138,8 @@ def grey_arrays(images: Dataset | Iterable) -> list[np.ndarray]:
 def find_source(source: str | Path) -> Path:
     """The folder or zip that `source` means; ``"kaggle"`` is downloaded, or found where it was downloaded."""
     if not str(source).strip():
-        raise KneeError("the source is empty", f"{source!r}", "name a folder, a zip, kaggle or phantom")
+        remedy = "set it to the folder or zip of the data set, or to kaggle, or name one of these with --data or data="
+        raise KneeError("nobody has said where the real knees are", "KNEECLIP_DATA", remedy)
     if str(source) != "kaggle":
         return Path(source)
     try:

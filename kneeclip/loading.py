@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import logging as hf_logging
@@ -69,6 +70,7 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     if not 0.5 * config.text_config.vocab_size <= len(tokenizer) <= config.text_config.vocab_size:
         sizes = f"{len(tokenizer):,} tokens for {config.text_config.vocab_size:,} embeddings"
         raise KneeError(f"the tokenizer of {name} does not fit its text tower", sizes, "copy the model folder again")
+    model.name_or_path = f"{name}, random weights" if fresh_seed is not None else str(name)  # a run's card says so
     return model.eval(), CLIPProcessor(image_processor=images, tokenizer=tokenizer)
 
 
@@ -125,7 +127,9 @@ def _locate(name: str) -> str:
                 "convert them to safetensors on a machine that trusts them",
             )
         return str(path)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    # a hub id looks like a path: one into a folder that is here, or to a run, is a path, and mistyped
+    local = name.startswith((".", "/", "~", "runs/")) or path.parent.is_dir()
+    if path.exists() or name.count("/") != 1 or local:
         raise KneeError(
             "there is no model of that name",
             name,
@@ -164,10 +168,13 @@ class _quiet:
 
     def __enter__(self):
         self.bars, self.level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+        self.hub_level = hub_logging.get_verbosity()  # without a network it tells of every retry
         hf_logging.disable_progress_bar()
         hf_logging.set_verbosity_error()
+        hub_logging.set_verbosity_error()
 
     def __exit__(self, *_):
         hf_logging.set_verbosity(self.level)
+        hub_logging.set_verbosity(self.hub_level)
         if self.bars:
             hf_logging.enable_progress_bar()

@@ -18,7 +18,7 @@ PromptsOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file too")]
+JsonOption = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="write the numbers to this file too")]
 
 
 def given(**settings) -> dict:

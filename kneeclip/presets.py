@@ -109,7 +109,7 @@ class Preset:
     """A world: where the knees come from, which CLIP, which prompts, which recipe."""
 
     name: str
-    data: str  # "phantom", a folder, a zip, or "kaggle"
+    data: str  # "phantom", a folder, a zip, or "kaggle"; empty where nobody has said where the real images are
     model: str  # a bundled name, a folder or a hub id
     prompts: str  # a built-in PromptSet
     recipe: Recipe
@@ -147,12 +147,13 @@ def get_preset(name: str | None = None, *, data: str | None = None) -> Preset:
     name : {"phantom", "knees", "paper"}, optional
         Without it, ``KNEECLIP_PRESET`` decides, and "phantom" where that is not set.
     data : str, optional
-        Where the real images are; without it ``KNEECLIP_DATA`` says so. A preset of phantoms ignores both.
+        Where the real images are; without it ``KNEECLIP_DATA`` says so. Where neither does, the preset's `data` is
+        empty, and `load_knees` asks for it. A preset of phantoms ignores ``KNEECLIP_DATA``.
 
     Raises
     ------
     KneeError
-        For an unknown name, and for a preset of real knees with no data named.
+        For an unknown name, and for a preset of real knees with phantoms as its data, or the other way round.
 
     Notes
     -----
@@ -163,16 +164,9 @@ def get_preset(name: str | None = None, *, data: str | None = None) -> Preset:
         origin = "" if name else " in KNEECLIP_PRESET"
         raise KneeError(f"there is no preset of that name{origin}", asked, f"choose one of {', '.join(PRESETS)}")
     preset = PRESETS[asked]
-    if preset.is_phantom or data == "phantom":
-        if not preset.is_phantom or data not in (None, "phantom"):
-            remedy = "leave one of the two away, or choose the preset knees for real images and phantom for phantoms"
-            raise KneeError(f"the preset {asked} and the data don't go together", data, remedy)
-        return preset
-    source = data or os.environ.get("KNEECLIP_DATA")
-    if not source:
-        raise KneeError(
-            f"the preset {asked} grades real knees and does not know where they are",
-            "KNEECLIP_DATA",
-            "set it to the folder or zip of the data set, or to kaggle",
-        )
-    return dataclasses.replace(preset, data=source)
+    source = data or ("" if preset.is_phantom else os.environ.get("KNEECLIP_DATA", ""))
+    if source and preset.is_phantom != (source == "phantom"):
+        culprit = source if data else f"KNEECLIP_DATA={source}"
+        remedy = "leave one of the two away, or choose the preset knees for real images and phantom for phantoms"
+        raise KneeError(f"the preset {asked} and the data don't go together", culprit, remedy)
+    return preset if preset.is_phantom else dataclasses.replace(preset, data=source)

@@ -30,7 +30,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
-from kneeclip.checkpoints import RunState, load_state, write_atomically, write_json
+from kneeclip.checkpoints import RunState, load_state, require_folder, write_atomically, write_json
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
@@ -189,6 +189,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     if 2 * settings.patients < settings.batch_size:
         enough = f"give {math.ceil(settings.batch_size / 2)} or more"
         raise KneeError("two knees a patient don't fill a batch", f"patients={settings.patients}", enough)
+    require_folder(out)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
     accelerator = Accelerator()

@@ -28,7 +28,7 @@ from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_learnt, lo
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
-from kneeclip.presets import Recipe
+from kneeclip.presets import PRESETS, Recipe
 from kneeclip.processes import make_accelerator
 from kneeclip.prompts import PromptSet, as_prompts
 
@@ -96,7 +96,8 @@ def train(
         Where checkpoints and the result go. A folder with an unfinished run of the same settings is resumed, one
         with a finished run is read back, one with another run is refused.
     card : dict, optional
-        Facts that the run's model card states besides its own: preset, data, base model.
+        Facts for the run's model card. Base model, data and preset stand there anyway, where model and data come from
+        `load_clip` and `load_knees`.
     watch : callable, optional
         ``watch(history, steps)`` is called after every step, and again when an epoch is judged, with the rows so
         far (as in `Run`): to look at, not to change. Only the main process calls it, and the weights are the same
@@ -132,7 +133,7 @@ def train(
         _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress)
         load_learnt(model, state.best_weights if state.folder is None else load_state(state.best_file)[0])
         merge()
-        return _finish(state, model, processor, recipe, prompts, tune, accelerator, card)
+        return _finish(state, model, processor, recipe, prompts, tune, accelerator, _facts(model, knees) | (card or {}))
 
 
 def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress) -> None:
@@ -196,15 +197,20 @@ def arm_losses(logits: torch.Tensor, grades: torch.Tensor, recipe: Recipe) -> di
     grades : (N,)
     """
     if recipe.views == 1:
-        loss = F.cross_entropy(logits.float(), grades, reduction="none")
+        loss = F.cross_entropy(_precise(logits), grades, reduction="none")
         return {"original": loss, "total": loss}
     z, z_flip = logits.chunk(2)  # (N, K) each
     if recipe.arm == "consistency":
-        original = F.cross_entropy(z.float(), grades, reduction="none")
+        original = F.cross_entropy(_precise(z), grades, reduction="none")
         consistency = consistency_loss(z, z_flip, form=recipe.consistency, reduction="none")
         return {"original": original, "consistency": consistency, "total": original + recipe.weight * consistency}
     weight = recipe.weight if recipe.arm == "clip_koa" else 0.0
     return clip_koa_loss(z, z_flip, grades, form=recipe.consistency, weight=weight, reduction="none")
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    """In float32 at least, as `losses` computes."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor) -> dict[str, float]:
@@ -272,11 +278,19 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, card) -
     accelerator.wait_for_everyone()  # nobody may still be reading what is removed below
     if state.folder is not None and accelerator.is_main_process:
         clip.save_clip(model, processor, state.folder)
-        write_run(run, state.fingerprint, card or {})
+        write_run(run, state.fingerprint, card)
         for file in (state.checkpoint, state.best_file):  # only now is the result safe without them
             file.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return run
+
+
+def _facts(model, knees) -> dict:
+    """What model and data tell of themselves: the base model, the world, and a preset of that world."""
+    world = getattr(getattr(knees["train"], "info", None), "description", "")
+    facts = {"base": model.name_or_path, "data": world}
+    facts |= {"preset": next((name for name, preset in PRESETS.items() if preset.world == world), "")}
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _identity(recipe, prompts, data, tune, processor, model) -> str:

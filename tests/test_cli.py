@@ -148,6 +148,20 @@ def test_debug_shows_the_traceback(monkeypatch, capsys):
         cli.main()
 
 
+def test_a_mistyped_run_is_no_name_on_the_hub(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: pytest.fail("it asked the network"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("runs/nope", "models/nope"):
+        code, _, err = run(monkeypatch, capsys, "evaluate", name)
+        assert code == 1 and f"there is no model of that name ({name})" in err and err.count("\n") == 1
+
+
+def test_numbers_can_not_go_into_a_folder(monkeypatch, capsys, tiny_folder, tmp_path):
+    code, _, err = run(monkeypatch, capsys, "evaluate", tiny_folder, "--json", tmp_path)
+    assert code != 0 and "is a directory" in err
+
+
 def test_the_help_lists_every_command():
     out = subprocess.run(
         [sys.executable, "-m", "kneeclip", "--help"], capture_output=True, text=True, timeout=60

@@ -303,7 +303,7 @@ def test_disk_full(tmp_path, cache, monkeypatch):
 
 def test_bad_sources(tmp_path):
     refusal(lambda: data.load_knees(tmp_path / "nowhere"), "nowhere", "no such folder")
-    refusal(lambda: data.load_knees(""), "empty")
+    refusal(lambda: data.load_knees(""), "nobody has said")
     (tmp_path / "empty").mkdir()
     refusal(lambda: data.load_knees(tmp_path / "empty"), "no image", "train, val or test")
     make_folder(tmp_path / "flat", {"0": ["9000099L"], "1": ["9000099R"]})
@@ -466,6 +466,8 @@ def test_phantoms(cache, one_thread):
     assert len(list(cache.iterdir())) == 1
     refusal(lambda: data.load_knees("phantom", phantom_patients={"exam": 3}), "exam: 3", "validation")
     assert knees["val"].num_rows == knees["validation"].num_rows == 4
+    assert "val" in knees and knees.get("val").num_rows == 4 and list(knees).count("val") == 0
+    assert "exam" not in knees and knees.get("exam", 7) == 7
     refusal(lambda: data.load_knees("phantom", phantom_patients=dict.fromkeys(data.PHANTOM_SPLITS, 0)), "no phantom")
 
 

@@ -68,19 +68,26 @@ def test_every_public_function_is_documented():
 
 
 def test_presets_come_from_name_and_environment(monkeypatch):
-    from kneeclip import KneeError, get_preset
+    from kneeclip import KneeError, get_preset, load_knees
 
     monkeypatch.delenv("KNEECLIP_PRESET", raising=False)
     monkeypatch.delenv("KNEECLIP_DATA", raising=False)
     assert get_preset().name == "phantom" and get_preset().is_phantom
+    assert (get_preset("paper").data, get_preset("paper").prompts) == ("", "paper")
     with pytest.raises(KneeError, match="KNEECLIP_DATA"):
-        get_preset("paper")
+        load_knees(get_preset("paper").data)
     with pytest.raises(KneeError, match="phantom, knees, paper"):
         get_preset("papr")
     monkeypatch.setenv("KNEECLIP_PRESET", "knees")
     monkeypatch.setenv("KNEECLIP_DATA", "there")
     assert (get_preset().name, get_preset().data) == ("knees", "there")
     assert get_preset("paper", data="here").model == "openai/clip-vit-base-patch16"
+    with pytest.raises(KneeError, match="don't go together"):
+        get_preset(data="phantom")
+    monkeypatch.setenv("KNEECLIP_DATA", "phantom")  # or phantoms would be reported as real knees
+    with pytest.raises(KneeError, match="KNEECLIP_DATA=phantom"):
+        get_preset()
+    assert get_preset("phantom").is_phantom
 
 
 def test_an_error_is_one_sentence_with_culprit_and_remedy():

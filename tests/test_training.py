@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from kneeclip import training
 from kneeclip.batches import epoch_plan, load_resident, make_views
 from kneeclip.checkpoints import load_state, save_state
+from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
 from kneeclip.losses import clip_koa_loss
 from kneeclip.model import load_clip, predict
@@ -195,9 +196,32 @@ def test_the_run_is_a_plain_transformers_folder(tiny, arrays, recipe, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["recipe"] == dataclasses.asdict(run.recipe) and record["temperature"] == run.temperature
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "never for diagnosis" in card and "clip_koa" in card
+    assert "never for diagnosis" in card and "clip_koa" in card and "with the texts of `prompts.json`" in card
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history["epochs"]] == [3, 6] and len(history["steps"]) == 6
+
+
+def test_a_run_knows_its_base_model_and_its_world_without_being_told(tiny_folder, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+    knees = load_knees("phantom", phantom_patients={"train": 4, "tune": 2, "validation": 2, "test": 0}, sides="L")
+    settings = dataclasses.replace(recipe, arm="canonical", epochs=1)
+    train(*load_clip(tiny_folder), knees, "ensemble", settings, out=tmp_path / "run", progress=False)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["preset"], record["data"], record["base"]) == ("phantom", "phantom knees", str(tiny_folder))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "A grade has several texts" in card and "mirror them before you show them" in card
+    train(
+        *load_clip(tiny_folder, fresh_seed=1), knees, "names", settings, out=tmp_path / "fresh", card={"data": "mine"}
+    )
+    record = json.loads((tmp_path / "fresh" / "run.json").read_text())
+    assert record["base"].endswith("random weights") and record["data"] == "mine"
+
+
+def test_a_file_in_the_place_of_the_result_is_refused_before_training(tiny, arrays, recipe, tmp_path):
+    (tmp_path / "knee.png").write_bytes(b"mine")
+    with pytest.raises(KneeError, match="a file stands where"):
+        train(*tiny, arrays, "names", recipe, out=tmp_path / "knee.png", watch=lambda *_: pytest.fail("it trained"))
+    assert (tmp_path / "knee.png").read_bytes() == b"mine"
 
 
 def test_a_datasetdict_trains_like_its_arrays(tiny_folder, arrays, recipe):
