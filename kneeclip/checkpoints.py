@@ -14,9 +14,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -151,7 +153,7 @@ def fingerprint(settings: object, tensors: dict[str, torch.Tensor]) -> str:
 
 
 class RunState:
-    """Where a run stands, in memory and, with a folder, on disk."""
+    """Where a run stands, in memory and, with a folder, on disk: there it keeps every other process out while open."""
 
     def __init__(self, folder: str | Path | None, select: str, accelerator):
         self.step, self.history, self.steps = 0, [], []
@@ -160,11 +162,23 @@ class RunState:
         self.select, self.accelerator = select, accelerator
         self.folder = Path(folder) if folder is not None else None
         self.finished: dict | None = None  # what run.json says, if it stands there
+        self._lock: FileLock | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._lock is not None:  # in a notebook an error keeps this object alive
+            self._lock.release()
+            with suppress(OSError):
+                Path(self._lock.lock_file).unlink()
 
     def open(self, fingerprint: str) -> None:
         """Look into the folder: empty, unfinished, or finished; another run's is refused."""
         self.fingerprint = fingerprint
         require_folder(self.folder)
+        if self.accelerator.is_main_process:
+            self._claim()
         self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
         result = self.folder / "run.json"
         if result.exists():
@@ -177,6 +191,24 @@ class RunState:
             if self.finished:  # killed between its last file and the tidying up
                 self.checkpoint.unlink(missing_ok=True)
                 self.best_file.unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        """Two trainings in one folder would save one's weights under the other's name."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".training", timeout=0)
+            lock.acquire()
+        except Timeout:
+            remedy = "wait for it, or choose another --out (out=)"
+            raise KneeError("another training is writing into this folder", self.folder, remedy) from None
+        except OSError as error:
+            what = f"the folder can't be written ({error.strerror or error})"
+            raise KneeError(what, self.folder, "choose another --out (out=)") from error
+        self._lock = lock
+        theirs = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
+        if theirs and not {"run.json", "config.json", "checkpoint.safetensors", "best.safetensors"} & set(theirs):
+            what = "the folder holds other files, and a run writes a README.md and more of its own"
+            raise KneeError(what, self.folder, "name a folder that is empty or not there yet with --out (out=)")
 
     def _same(self, fingerprint):
         if fingerprint != self.fingerprint:

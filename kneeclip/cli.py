@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -137,7 +138,10 @@ def train(
     best = run.history[run.best_epoch]
     tuned = ", ".join(f"{k.removeprefix('tune_')} {best[k]:.3f}" for k in best if k.startswith("tune_"))
     typer.echo(f"Kept epoch {run.best_epoch + 1} of {recipe.epochs} (tune: {tuned or 'none'}).")
-    typer.echo(f"Model: {run.folder}\nNext: kneeclip evaluate {run.folder}" + (f" --data {data}" if data else ""))
+    typer.echo(
+        f"Model: {run.folder}\nNext: kneeclip evaluate {shlex.quote(str(run.folder))}"
+        + (f" --data {shlex.quote(data)}" if data else "")
+    )
     write_json(json_file, {"best_epoch": run.best_epoch, "temperature": run.temperature, "history": run.history})
 
 
@@ -202,8 +206,10 @@ def predict(
     record, texts = read_run(model_folder(model))
     mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
     p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
+    twins = len({path.name for path in images}) < len(images)  # of two folders: a name alone would not tell which
     rows = [
-        {"image": path.name, "grade": GRADES[row.argmax()], **dict(zip(GRADES, map(float, row), strict=True))}
+        {"image": str(path) if twins else path.name, "grade": GRADES[row.argmax()]}
+        | dict(zip(GRADES, map(float, row), strict=True))
         for path, row in zip(images, p, strict=True)
     ]
     typer.echo(str(Table(rows)))

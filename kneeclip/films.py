@@ -162,7 +162,7 @@ def to_grey(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())
-        if low < 0 or high > 255:
+        if low < 0 or high > 255 or (image.mode == "F" and high <= 1):  # floats from 0 to 1 are grey levels too
             values = (values - low) * (255 / max(high - low, 1e-6))
         return Image.fromarray(values.round().astype(np.uint8))
     if image.has_transparency_data:

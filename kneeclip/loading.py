@@ -65,11 +65,22 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
             if info["missing_keys"]:
                 missing = sorted(info["missing_keys"])
                 raise KneeError(f"the checkpoint {name} lacks weights", missing, "use a complete CLIP checkpoint")
+            if broken := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+                raise KneeError(f"the checkpoint {name} holds NaN or infinity", broken, "use one from before it broke")
         tokenizer = _explained(lambda: CLIPTokenizer.from_pretrained(source), name, "tokenizer")
         images = _explained(lambda: CLIPImageProcessorPil.from_pretrained(source), name, "preprocessor_config.json")
     if not 0.5 * config.text_config.vocab_size <= len(tokenizer) <= config.text_config.vocab_size:
         sizes = f"{len(tokenizer):,} tokens for {config.text_config.vocab_size:,} embeddings"
         raise KneeError(f"the tokenizer of {name} does not fit its text tower", sizes, "copy the model folder again")
+    size = config.vision_config.image_size
+    if (
+        images.crop_size is None
+        or dict(images.crop_size) != {"height": size, "width": size}
+        or not all(std > 0 for std in images.image_std)
+    ):
+        shown = f"crop_size {images.crop_size}, image_std {images.image_std}"
+        what = f"the preprocessing of {name} does not fit its image tower of {size} px"
+        raise KneeError(what, shown, "copy the model folder again")
     model.name_or_path = f"{name}, random weights" if fresh_seed is not None else str(name)  # a run's card says so
     return model.eval(), CLIPProcessor(image_processor=images, tokenizer=tokenizer)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kneeclip import processes
+from kneeclip.errors import KneeError
 
 PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
 DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
@@ -18,7 +20,25 @@ PromptsOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
-JsonOption = Annotated[Path | None, typer.Option("--json", dir_okay=False, help="write the numbers to this file too")]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", callback=lambda path: _free(path), help="write the numbers to this file too")
+]
+
+
+def _free(path: Path | None) -> Path | None:
+    """`path`, unless numbers would replace what a user wants to keep: said before an hour of work, not after it."""
+    if path is None:
+        return None
+    remedy = "name another --json FILE"
+    if path.is_dir():
+        raise KneeError("--json is a folder", path, remedy)
+    if sys.argv.count(str(path)) > 1:
+        raise KneeError("--json names a file that the command also uses otherwise", path, remedy)
+    if path.exists() and path.suffix.lower() != ".json":
+        raise KneeError("--json names a file that is there already and is no .json", path, remedy)
+    if path.exists() and (path.parent / "config.json").exists():
+        raise KneeError("--json names a file of a model folder", path, remedy)
+    return path
 
 
 def given(**settings) -> dict:

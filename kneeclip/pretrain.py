@@ -189,6 +189,8 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     if 2 * settings.patients < settings.batch_size:
         enough = f"give {math.ceil(settings.batch_size / 2)} or more"
         raise KneeError("two knees a patient don't fill a batch", f"patients={settings.patients}", enough)
+    if settings.sides not in ("both", "L", "R"):
+        raise KneeError("there are no such sides", f"sides={settings.sides!r}", "choose both, L or R")
     require_folder(out)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
@@ -209,61 +211,61 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     groups = parameter_groups(learnt, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, eps=EPS)
     images = torch.from_numpy(knees.images).to(accelerator.device)
-    state = RunState(out, "none", accelerator)
-    state.open(f"{settings}")
-    state.resume(learnt, optimizer)
-    schedule = Recipe(lr=settings.lr, warmup=0.03)
-    per_epoch = len(images) // settings.batch_size
-    bar = tqdm(
-        total=per_epoch * settings.epochs, initial=state.step, desc="pretrain", unit="step", disable=not progress
-    )
-    start = time.perf_counter()
-    for epoch in range(state.step // per_epoch, settings.epochs):
-        texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
-        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-        g = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(images), generator=g)
-        losses = []
-        for i in range(per_epoch):
-            index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
-            batch = texts[index.numpy()]
-            ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
-            films = images[index.to(images.device)]
-            pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
-            seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
-            X = F.normalize(seen.pooler_output, dim=-1)
-            T = F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
-            same = torch.from_numpy(batch[:, None] == batch[None]).to(images.device)
-            loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
-            losses.append(loss.detach())
-            loss = loss + heads(seen.last_hidden_state, index, settings)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-            state.step += 1
-            bar.update()
-        row = {"epoch": epoch, "step": state.step, "loss": torch.stack(losses).mean().item()}
-        row |= _zero_shot(model, processor, watched) | {"seconds": round(time.perf_counter() - start, 1)}
-        if not math.isfinite(row["loss"]):
-            raise KneeError("the loss is no longer finite", out, "lower the learning rate; the last epoch is kept")
-        bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}", qwk=f"{row['qwk']:.3f}")
-        state.end_of_epoch(row, learnt, optimizer)
-    bar.close()
-    learnt.load_state_dict(load_state(state.best_file)[0])
-    clip.save_clip(model, processor, out, half=True)
-    record = {"settings": vars(settings), "history": state.history, "environment": environment()}
-    write_atomically(
-        out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
-    )
-    write_json(out / "pretraining.json", record)
-    for file in (state.checkpoint, state.best_file):
-        file.unlink(missing_ok=True)
-    return out
+    with RunState(out, "none", accelerator) as state:
+        state.open(f"{settings}")
+        state.resume(learnt, optimizer)
+        schedule = Recipe(lr=settings.lr, warmup=0.03)
+        per_epoch = len(images) // settings.batch_size
+        bar = tqdm(
+            total=per_epoch * settings.epochs, initial=state.step, desc="pretrain", unit="step", disable=not progress
+        )
+        start = time.perf_counter()
+        for epoch in range(state.step // per_epoch, settings.epochs):
+            texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
+            seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+            g = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(images), generator=g)
+            losses = []
+            for i in range(per_epoch):
+                index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
+                batch = texts[index.numpy()]
+                ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
+                films = images[index.to(images.device)]
+                pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
+                seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
+                X = F.normalize(seen.pooler_output, dim=-1)
+                T = F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+                same = torch.from_numpy(batch[:, None] == batch[None]).to(images.device)
+                loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
+                losses.append(loss.detach())
+                loss = loss + heads(seen.last_hidden_state, index, settings)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+                state.step += 1
+                bar.update()
+            row = {"epoch": epoch, "step": state.step, "loss": torch.stack(losses).mean().item()}
+            row |= _zero_shot(model, processor, watched) | {"seconds": round(time.perf_counter() - start, 1)}
+            if not math.isfinite(row["loss"]):
+                raise KneeError("the loss is no longer finite", out, "lower the learning rate; the last epoch is kept")
+            bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}", qwk=f"{row['qwk']:.3f}")
+            state.end_of_epoch(row, learnt, optimizer)
+        bar.close()
+        learnt.load_state_dict(load_state(state.best_file)[0])
+        clip.save_clip(model, processor, out, half=True)
+        record = {"settings": vars(settings), "history": state.history, "environment": environment()}
+        write_atomically(
+            out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
+        )
+        write_json(out / "pretraining.json", record)
+        for file in (state.checkpoint, state.best_file):
+            file.unlink(missing_ok=True)
+        return out
 
 
 def _cohort(settings: Pretraining) -> Phantoms:
@@ -271,8 +273,6 @@ def _cohort(settings: Pretraining) -> Phantoms:
     if settings.sides == "both":
         return knees
     kept = knees.sides == settings.sides
-    if not kept.any():
-        raise KneeError("there are no such sides", f"sides={settings.sides!r}", "choose both, L or R")
     return Phantoms(**{name: value[kept] for name, value in vars(knees).items()})
 
 

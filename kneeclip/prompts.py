@@ -95,7 +95,7 @@ def read_prompts(path: str | os.PathLike) -> PromptSet:
     """
     remedy = f"write a JSON list of {K} texts, or of {K} lists of texts"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             value = json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise KneeError("the prompts can't be read", path, remedy) from error

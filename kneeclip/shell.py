@@ -36,4 +36,6 @@ def invoke(app: typer.Typer) -> None:
             command = f" {context.info_name}" if context is not None and context.parent is not None else ""
             what = " ".join(error.format_message().split()).rstrip(".")
             raise KneeError(what[:1].lower() + what[1:], None, f"see kneeclip{command} --help") from None
+    if code == 130:  # what newer typers make of Ctrl-C; ours says what becomes of the run
+        raise KeyboardInterrupt
     sys.exit(code if isinstance(code, int) else 0)

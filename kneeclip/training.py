@@ -124,16 +124,17 @@ def train(
     data = load_resident(processor, knees, "train", accelerator, recipe, progress)
     tune = load_resident(processor, knees, "tune", accelerator, recipe, progress) if "tune" in knees else None
     model.to(accelerator.device).train()
-    state = RunState(out, recipe.select, accelerator)
-    if out is not None:  # before there are adapters: a run is known by the weights that it starts from
-        state.open(_identity(recipe, prompts, data, tune, processor, model))
-    if state.finished:
-        return _read_back(state, model, recipe, prompts)
-    with adapted(model, recipe) as merge:
-        _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress)
-        load_learnt(model, state.best_weights if state.folder is None else load_state(state.best_file)[0])
-        merge()
-        return _finish(state, model, processor, recipe, prompts, tune, accelerator, _facts(model, knees) | (card or {}))
+    with RunState(out, recipe.select, accelerator) as state:
+        if out is not None:  # before there are adapters: a run is known by the weights that it starts from
+            state.open(_identity(recipe, prompts, data, tune, processor, model))
+        if state.finished:
+            return _read_back(state, model, recipe, prompts)
+        with adapted(model, recipe) as merge:
+            _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress)
+            load_learnt(model, state.best_weights if state.folder is None else load_state(state.best_file)[0])
+            merge()
+            facts = _facts(model, knees) | (card or {})
+            return _finish(state, model, processor, recipe, prompts, tune, accelerator, facts)
 
 
 def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress) -> None:

@@ -60,7 +60,7 @@ class World:
         copy = self.place / f"copy of {folder.name}"
         shutil.copytree(folder, copy)
         for name, content in files.items():
-            path = copy / name.replace("_", ".", 1).replace("__", "/")
+            path = copy / ".".join(name.rsplit("_", 1))
             before = path.read_bytes() if path.exists() else b""
             path.unlink(missing_ok=True)
             if callable(content):
@@ -122,6 +122,20 @@ def fewer(content: bytes) -> bytes:
     tensors = load(content)
     tensors.pop("visual_projection.weight")
     return save(tensors, metadata={"format": "pt"})
+
+
+def endless(content: bytes) -> bytes:
+    """The weights with one NaN, as a half-precision run that went wrong leaves them."""
+    tensors = load(content)
+    tensors["visual_projection.weight"][0, 0] = float("nan")
+    return save(tensors, metadata={"format": "pt"})
+
+
+def smaller(content: bytes) -> dict:
+    """Preprocessing for a tower of another size."""
+    settings = json.loads(content)
+    settings["image_processor"]["crop_size"] = {"height": 20, "width": 20}
+    return settings
 
 
 def wider(content: bytes) -> dict:
@@ -218,6 +232,12 @@ CASES = {
     "a checkpoint that lacks weights":
         (lambda w: w.evaluate(w.spoilt(w.clip, model_safetensors=fewer)),
          "visual_projection.weight", "use a complete CLIP checkpoint"),
+    "a checkpoint with NaN":
+        (lambda w: w.evaluate(w.spoilt(w.clip, model_safetensors=endless)),
+         "visual_projection.weight", "from before it broke"),
+    "preprocessing of another size":
+        (lambda w: w.evaluate(w.spoilt(w.clip, processor_config_json=smaller)),
+         "copy of tiny", "copy the model folder again"),
     "a pickle for weights":
         (lambda w: w.evaluate(w.spoilt(w.clip, model_safetensors=None, pytorch_bin=b"\x80\x04N.")),
          "copy of tiny", "convert them to safetensors"),
@@ -242,6 +262,8 @@ CASES = {
          "checkpoint.safetensors", "train again"),
     "another run in the folder": (lambda w: w.train("--out", w.run, "--arm", "clip"), "run", "choose another folder"),
     "a model in the folder": (lambda w: w.train("--out", w.clip), "tiny", "choose another folder"),
+    "somebody's files in the folder":
+        (lambda w: w.train("--out", w.data), "other files", "empty or not there yet"),
     # settings
     "an unknown command": (lambda w: ("trian",), "trian", "kneeclip --help"),
     "an unknown option": (lambda w: w.train("--epoch", 3), "--epoch", "kneeclip train --help"),

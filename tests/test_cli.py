@@ -159,7 +159,22 @@ def test_a_mistyped_run_is_no_name_on_the_hub(monkeypatch, capsys, tmp_path):
 
 def test_numbers_can_not_go_into_a_folder(monkeypatch, capsys, tiny_folder, tmp_path):
     code, _, err = run(monkeypatch, capsys, "evaluate", tiny_folder, "--json", tmp_path)
-    assert code != 0 and "is a directory" in err
+    assert code == 1 and "--json is a folder" in err
+
+
+def test_numbers_replace_nothing_that_a_user_wants_to_keep(monkeypatch, capsys, tiny_folder, tmp_path):
+    film = tmp_path / "9000001L.png"
+    Image.fromarray(np.full((112, 112), 90, np.uint8)).save(film)
+    run_file = tiny_folder / "processor_config.json"
+    for target, words in (
+        (film, ["predict", film]),
+        (run_file, ["predict", film]),
+        (tmp_path / "a.txt", ["audit", "."]),
+    ):
+        target.touch()
+        before = target.read_bytes()
+        code, _, err = run(monkeypatch, capsys, *words, "--json", target)
+        assert code == 1 and "--json names a file" in err and target.read_bytes() == before
 
 
 def test_the_help_lists_every_command():

@@ -420,6 +420,8 @@ def test_deep_images_are_stretched():
     for form, kind in (("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("TIFF", np.float32)):
         pixels = read(Image.fromarray(ramp.astype(kind)), form)
         assert (pixels.min(), pixels.max()) == (0, 255) and (np.diff(pixels.ravel().astype(int)) >= 0).all()
+    share = (ramp - 1000) / 4000  # floats from 0 to 1
+    assert np.abs(read(Image.fromarray(share.astype(np.float32)), "TIFF").astype(float) - 255 * share).max() < 1
     shallow = np.arange(24 * 24).reshape(24, 24) % 200
     assert np.array_equal(read(Image.fromarray(shallow.astype(np.uint16))), shallow)
     assert read(Image.fromarray(np.full((24, 24), 3000, np.uint16))).max() == 0

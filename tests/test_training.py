@@ -449,3 +449,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(KneeError, match="damaged.*checkpoint.safetensors"):
         load_state(path)
+
+
+def test_a_second_training_is_kept_out_of_the_folder_and_the_lock_goes_with_the_first(tiny, arrays, recipe, tmp_path):
+    def intrude(history, steps):
+        with pytest.raises(KneeError, match="another training is writing"):
+            train(*tiny, arrays, "names", dataclasses.replace(recipe, seed=5), out=tmp_path / "run")
+        assert len(steps) > 0
+
+    train(*tiny, arrays, "names", dataclasses.replace(recipe, epochs=1), out=tmp_path / "run", watch=intrude)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["seed"] == recipe.seed
+    assert not (tmp_path / "run" / ".training").exists()
+
+
+def test_a_folder_of_somebody_s_notes_is_left_alone(tiny, arrays, recipe, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(KneeError, match="holds other files"):
+        train(*tiny, arrays, "names", recipe, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"
