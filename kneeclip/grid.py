@@ -125,7 +125,11 @@ def read_study(path: str | Path) -> Study:
         raise KneeError(f"the study's settings can't be read: {text}", path, "mend the YAML file") from error
     if not isinstance(settings, dict):
         raise KneeError("the study's settings are no YAML mapping", path, "write lines such as data: phantom")
-    return parse_study(settings)
+    try:
+        return parse_study(settings)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:  # a word for a list, a date for a name
+        what = f"the study's settings can't be understood ({' '.join(str(error).split())[:100]})"
+        raise KneeError(what, path, "write them as in results/real_study/config.yaml") from error
 
 
 def parse_study(settings: dict) -> Study:
@@ -140,11 +144,19 @@ def parse_study(settings: dict) -> Study:
         raise KneeError("a study's data are phantom or real", data, "say where real ones are with --data")
     folds = settings.get("folds", "none")
     folds = None if folds in ("none", None) else folds
-    if folds is not None and (data == "phantom" or not isinstance(folds, int) or folds < 2):
-        raise KneeError("folds are none, or a number from 2 and real data", f"folds: {folds}")
+    if folds is not None and (data == "phantom" or not isinstance(folds, int) or not 2 <= folds <= 100):
+        raise KneeError("folds are none, or a number from 2 to 100 and real data", f"folds: {folds}")
     recipe = Recipe(**_only(settings.get("recipe", {}), _fields(Recipe) - {"arm", "seed", "judge_every"}, "recipe"))
     seeds = _list(settings.get("seeds", 0))
+    if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        raise KneeError("the study's seeds can't be so", f"seeds: {seeds}", "give whole numbers from 0, one or a list")
+    phantoms = settings.get("phantom_patients", {})
+    if not isinstance(phantoms, dict) or not all(type(n) is int and n > 0 for n in phantoms.values()):
+        remedy = "give a number from 1 for train, tune or validation"
+        raise KneeError("the study's phantom_patients can't be so", f"phantom_patients: {phantoms}", remedy)
     grids = settings.get("grid", {})
+    if grids == []:
+        raise KneeError("the study's grid is empty", "grid", "name arms at least")
     runs = [
         Planned(variant, fold, seed)  # a fold with all its variants comes before the next: half a study is paired too
         for grid in (grids if isinstance(grids, list) else [grids])
@@ -153,7 +165,12 @@ def parse_study(settings: dict) -> Study:
         for variant in _variants(grid, recipe)
     ]
     question = dict(_only(settings.get("question", {}), _fields(Question), "question"))
-    question["contrasts"] = tuple(tuple(pair) for pair in question.get("contrasts", ()))
+    pairs = question.get("contrasts") or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
+        raise KneeError(
+            "the question's contrasts can't be so", f"contrasts: {pairs}", "write [a, b] for each: a minus b"
+        )
+    question["contrasts"] = tuple(tuple(pair) for pair in pairs)
     text = json.dumps(settings, sort_keys=True)
     study = Study(
         data=data,
@@ -162,11 +179,13 @@ def parse_study(settings: dict) -> Study:
         recipe=recipe,
         runs=tuple(dict.fromkeys(runs)),
         question=Question(**question),
-        phantom_patients=settings.get("phantom_patients", {}),
+        phantom_patients=phantoms,
         hash=hashlib.sha256(text.encode()).hexdigest()[:16],
         settings=settings,
     )
     _check_question(study)
+    for run in study.runs:  # a recipe that can't be is refused here, before a folder is this study's
+        matched(recipe, run)
     return study
 
 
@@ -198,6 +217,8 @@ def _variants(grid: dict, recipe: Recipe) -> Iterator[Variant]:
     usual = (list(ARMS), recipe.consistency, recipe.weight, "criteria", "both", 100, "pretrained")
     given = dict(zip(names, usual, strict=True))
     given = {name: _list(value) for name, value in (given | _only(grid, names, "grid")).items()}
+    if empty := [name for name, values in given.items() if not values]:
+        raise KneeError("the study's grid has an empty list", empty, "leave the line away, or name one at least")
     choices = {
         "arms": STUDY_ARMS,
         "forms": ("js", "kl", "mse", "bhattacharyya"),
@@ -220,6 +241,12 @@ def _variants(grid: dict, recipe: Recipe) -> Iterator[Variant]:
 
 def _check_question(study: Study) -> None:
     question, labels = study.question, list(study.labels().values())
+    if type(question.averaged) is not bool:
+        raise KneeError("the question's averaged is true or false", f"averaged: {question.averaged}")
+    if type(question.margin) not in (int, float) or not 0 <= question.margin <= 1:
+        raise KneeError(
+            "the question's margin is a number from 0 to 1", f"margin: {question.margin}", "0.02 is 2 points"
+        )
     for name, allowed in (("metric", METRICS), ("side", SIDES)):
         if getattr(question, name) not in allowed:
             raise KneeError(f"the question's {name} can't be so", getattr(question, name), f"choose among {allowed}")

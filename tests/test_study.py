@@ -219,6 +219,17 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
         ({"question": {"contrasts": [["clip_koa", "symmetry"]]}}, "symmetry.*choose among"),
         ({"question": {"metric": "kappa"}}, "metric"),
         ({"phantom_patients": {"exam": 3}}, "exam"),
+        ({"phantom_patients": {"train": 1.5}}, "number from 1"),
+        ({"question": {"margin": "2 %"}}, "margin is a number"),  # or the report would fail when all runs are made
+        ({"question": {"averaged": "maybe"}}, "true or false"),
+        ({"question": {"contrasts": ["clip"]}}, "for each: a minus b"),
+        ({"grid": {"arms": []}}, "empty list.*arms"),
+        ({"grid": []}, "grid is empty"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [-1]}, "seeds: .-1."),
+        ({"recipe": {"lr": "1e-4"}}, "lr.*give a number"),
+        ({"seeds": [[0]]}, "seeds"),
+        ({"grid": {"arms": [["clip"]]}}, "can't be understood"),
     ):
         with pytest.raises(KneeError, match=what):
             run_study(write(tmp_path, settings(tiny_folder, **changes)), tmp_path / "o", work=tmp_path / "w")

@@ -269,8 +269,8 @@ def card(model: CLIPModel) -> str:
         "Data V1, [10.17632/56rmx5bjcr.1](https://doi.org/10.17632/56rmx5bjcr.1), CC BY 4.0; derived from the "
         "Osteoarthritis Initiative), without its `tune` patients; those set the temperature.\n"
         "- How: it started from `phantom-clip` and learnt what a convolutional teacher, trained on the same images, "
-        "says of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy came about: "
-        "`results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
+        "says of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy came "
+        "about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
         "- Classes: the five texts of `prompts.json`. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
     )
