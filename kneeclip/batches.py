@@ -41,6 +41,8 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
         raise KneeError(f"the split {split} lacks a column", sorted(missing), "give image and grade")
     try:
         grades = np.asarray(rows["grade"], dtype=np.int64)
+        if (grades != np.asarray(rows["grade"])).any():
+            raise KneeError(f"a grade of {split} is no whole number", split, "use KL grades 0 to 4")
     except (TypeError, ValueError):
         raise KneeError(f"a grade of {split} is no number", split, "use KL grades 0 to 4") from None
     images = clip.preprocess(processor, rows["image"], progress=progress)
@@ -50,6 +52,9 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
         raise KneeError(f"a grade of {split} lies outside 0 to 4", sorted(set(grades.tolist())), "use KL grades 0 to 4")
     patients = list(rows["patient"]) if "patient" in columns else [str(i) for i in range(len(grades))]
     sides = list(rows["side"]) if "side" in columns else [""] * len(grades)
+    if not len(patients) == len(sides) == len(grades):
+        counts = f"{len(patients)} patients, {len(sides)} sides, {len(grades)} grades"
+        raise KneeError(f"the columns of {split} differ in length", counts, "give one each an image")
     if recipe.arm == "canonical" and not set(sides) <= {"L", "R"}:
         raise KneeError(
             "the canonical arm mirrors left knees, and the data don't say which they are", split, "add side"

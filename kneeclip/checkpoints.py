@@ -177,7 +177,7 @@ class RunState:
         """Look into the folder: empty, unfinished, or finished; another run's is refused."""
         self.fingerprint = fingerprint
         require_folder(self.folder)
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and not (self.folder / "run.json").exists():  # a finished run is only read
             self._claim()
         self.checkpoint, self.best_file = self.folder / "checkpoint.safetensors", self.folder / "best.safetensors"
         result = self.folder / "run.json"
@@ -206,7 +206,7 @@ class RunState:
             raise KneeError(what, self.folder, "choose another --out (out=)") from error
         self._lock = lock
         theirs = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
-        if theirs and not {"run.json", "config.json", "checkpoint.safetensors", "best.safetensors"} & set(theirs):
+        if theirs and not {"config.json", "checkpoint.safetensors", "best.safetensors"} & set(theirs):
             what = "the folder holds other files, and a run writes a README.md and more of its own"
             raise KneeError(what, self.folder, "name a folder that is empty or not there yet with --out (out=)")
 

@@ -177,6 +177,10 @@ def predict(
     """
     pixels = preprocess(processor, images, progress=True)
     mirror = np.zeros(len(pixels), bool) if mirror is None else np.asarray(mirror, bool)
+    if mirror.shape != (len(pixels),):  # broadcasting would grade other images than those given
+        raise KneeError("mirror says it of another number of images", f"{mirror.shape}", f"give {len(pixels)} booleans")
+    if batch_size < 1:
+        raise KneeError("no batch can be so small", f"batch_size={batch_size}", "give a whole number from 1")
     was_training = model.training
     model.eval()
     T = encode_texts(model, processor, prompts)  # (K, D)

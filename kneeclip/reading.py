@@ -40,7 +40,9 @@ def agreement(first: Sequence, second: Sequence) -> dict:
     first, second = list(first), list(second)
     if len(first) != len(second):
         raise KneeError("the readers graded different numbers of knees", f"{len(first)} and {len(second)}")
-    both = [(int(a), int(b)) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    if odd := [pair for pair in both if not set(pair) <= set(GRADES)]:
+        raise KneeError("a reader's grade lies outside 0 to 4", odd, "use KL grades 0 to 4, or None")
     defined = len({grade for pair in both for grade in pair}) > 1
     a, b = np.array(both, dtype=int).reshape(-1, 2).T
     kappas = {  # with the labels named: scikit-learn counts how many labels lie between two grades, not grades

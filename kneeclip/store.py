@@ -128,7 +128,7 @@ def _whole(folder: Path) -> bool:
     try:
         sizes = json.loads((folder / "whole.json").read_text(encoding="utf-8"))
         return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):  # no object, where a disk has lost its mind
+    except (OSError, ValueError, AttributeError):  # no object: damaged
         return False
 
 

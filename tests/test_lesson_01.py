@@ -116,6 +116,9 @@ def test_agreement_of_a_game_that_was_not_finished():
     assert agreement([2, 2, None], [2, 2, 0])["kappa_quadratic"] is None  # 0 / 0
     with pytest.raises(KneeError, match="3 and 2"):
         agreement([1, 2, 3], [1, 2])
+    for odd in (1.7, 7, -1):
+        with pytest.raises(KneeError, match="outside 0 to 4"):
+            agreement([odd, 2], [1, 2])
     table = agreement_table({"you": [None] * 2, "A": [0, 1], "B": [0, 2]})
     assert "you" not in table and "1 of 2" in table
     assert agreement_table({"you": [1, None], "A": [1, 2]}).splitlines()[1].split() == "you and A 1 of 1 – –".split()

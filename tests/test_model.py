@@ -244,3 +244,12 @@ def test_the_towers_short_cuts_give_the_whole_towers_answer(tiny, tiny_settings,
     for a, b in zip(found["ours"], found["theirs"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert len(calls) == (2 if build.startswith("listened to") else 0)
+
+
+def test_a_prediction_is_never_of_other_images_than_those_given(tiny):
+    films = [np.full((24, 24), 90, np.uint8)] * 2
+    for mirror in ([True], [True] * 3):
+        with pytest.raises(KneeError, match="give 2 booleans"):
+            predict(*tiny, films, "criteria", mirror=mirror)
+    with pytest.raises(KneeError, match="batch_size=-1"):
+        predict(*tiny, films, "criteria", batch_size=-1)

@@ -468,3 +468,12 @@ def test_a_folder_of_somebody_s_notes_is_left_alone(tiny, arrays, recipe, tmp_pa
         train(*tiny, arrays, "names", recipe, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_grades_are_whole_numbers_and_columns_of_one_length(tiny, arrays, recipe):
+    train_rows = arrays["train"]
+    halves = [grade + 0.5 for grade in map(int, train_rows["grade"])]
+    with pytest.raises(KneeError, match="no whole number"):
+        train(*tiny, {"train": train_rows | {"grade": halves}}, "names", recipe)
+    with pytest.raises(KneeError, match="differ in length"):
+        train(*tiny, {"train": train_rows | {"patient": ["a"]}}, "names", recipe)
