@@ -61,7 +61,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def require_folder(path: Path) -> None:
     """Refuse a file where a training is to leave its folder, before it has trained for an hour."""
     if path.exists() and not path.is_dir():
-        raise KneeError("a file stands where the folder of the result should go", path, "choose another --out (out=)")
+        remedy = "choose another folder with --out (out=)"
+        raise KneeError("a file stands where the folder of the result should go", path, remedy)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -199,11 +200,11 @@ class RunState:
             lock = FileLock(self.folder / ".training", timeout=0)
             lock.acquire()
         except Timeout:
-            remedy = "wait for it, or choose another --out (out=)"
+            remedy = "wait for it, or choose another folder with --out (out=)"
             raise KneeError("another training is writing into this folder", self.folder, remedy) from None
         except OSError as error:
             what = f"the folder can't be written ({error.strerror or error})"
-            raise KneeError(what, self.folder, "choose another --out (out=)") from error
+            raise KneeError(what, self.folder, "choose another folder with --out (out=)") from error
         self._lock = lock
         theirs = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
         if theirs and not {"config.json", "checkpoint.safetensors", "best.safetensors"} & set(theirs):

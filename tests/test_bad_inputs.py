@@ -295,7 +295,7 @@ CASES = {
     # where the result goes
     "a run below a file": (lambda w: w.train("--out", w.file("a", "") / "run"), "a/run", "choose another folder"),
     "numbers below a file": (lambda w: w.evaluate(w.clip, "--json", w.file("a", "") / "m"), "a/m", "another folder"),
-    "numbers over a folder": (lambda w: w.evaluate(w.clip, "--json", w.data), "knees", "choose another folder"),
+    "numbers over a folder": (lambda w: w.evaluate(w.clip, "--json", w.data), "knees", "name another --json FILE"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
          "a/f.png", "choose another folder"),

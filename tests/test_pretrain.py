@@ -46,7 +46,7 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
         pretrain.pretrain(whole, tiny_settings)
 
 
-def test_one_side_alone_can_be_learnt_from(tiny_settings):
+def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
     both = pretrain._cohort(tiny_settings)
     right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"))
@@ -55,7 +55,7 @@ def test_one_side_alone_can_be_learnt_from(tiny_settings):
     assert (right.images == both.images[kept]).all()
     assert torch.equal(right.anatomy.medial_space, both.anatomy.medial_space[kept])
     with pytest.raises(KneeError, match="no such sides"):
-        pretrain._cohort(dataclasses.replace(tiny_settings, sides="right"))
+        pretrain.pretrain(tmp_path / "out", dataclasses.replace(tiny_settings, sides="right"))
 
 
 def test_the_tokenizer_reads_anything_and_knees_shortly(tiny):
