@@ -11,19 +11,6 @@ import typer
 from kneeclip import processes
 from kneeclip.errors import KneeError
 
-PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
-DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
-SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
-PromptsOption = Annotated[
-    str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
-]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", callback=lambda path: _free(path), help="write the numbers to this file too")
-]
-
 
 def _free(path: Path | None) -> Path | None:
     """`path`, unless numbers would replace what a user wants to keep: said before an hour of work, not after it."""
@@ -39,6 +26,18 @@ def _free(path: Path | None) -> Path | None:
     if path.exists() and (path.parent / "config.json").exists():
         raise KneeError("--json names a file of a model folder", path, remedy)
     return path
+
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="phantom, knees or paper [KNEECLIP_PRESET]")]
+DataOption = Annotated[str | None, typer.Option("--data", help="phantom, a folder, a zip, or kaggle [KNEECLIP_DATA]")]
+SplitOption = Annotated[str, typer.Option("--split", help="train, tune, validation (val) or test")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name, a folder or a hub id")]
+PromptsOption = Annotated[
+    str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
+JsonOption = Annotated[Path | None, typer.Option("--json", callback=_free, help="write the numbers to this file too")]
 
 
 def given(**settings) -> dict:

@@ -23,12 +23,12 @@ from kneeclip import model as clip
 from kneeclip import processes
 from kneeclip.adapting import adapted, count_trained
 from kneeclip.batches import epoch_plan, load_resident, make_views
-from kneeclip.cards import write_run
+from kneeclip.cards import facts_of, write_run
 from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_learnt, load_state, read_json
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, fit_temperature
 from kneeclip.losses import clip_koa_loss, consistency_loss
-from kneeclip.presets import PRESETS, Recipe
+from kneeclip.presets import Recipe
 from kneeclip.processes import make_accelerator
 from kneeclip.prompts import PromptSet, as_prompts
 
@@ -133,7 +133,7 @@ def train(
             _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress)
             load_learnt(model, state.best_weights if state.folder is None else load_state(state.best_file)[0])
             merge()
-            facts = _facts(model, knees) | (card or {})
+            facts = facts_of(model, knees) | (card or {})
             return _finish(state, model, processor, recipe, prompts, tune, accelerator, facts)
 
 
@@ -284,14 +284,6 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, card) -
             file.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return run
-
-
-def _facts(model, knees) -> dict:
-    """What model and data tell of themselves: the base model, the world, and a preset of that world."""
-    world = getattr(getattr(knees["train"], "info", None), "description", "")
-    facts = {"base": model.name_or_path, "data": world}
-    facts |= {"preset": next((name for name, preset in PRESETS.items() if preset.world == world), "")}
-    return {name: fact for name, fact in facts.items() if fact}
 
 
 def _identity(recipe, prompts, data, tune, processor, model) -> str:

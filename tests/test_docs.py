@@ -321,6 +321,33 @@ def test_the_trial_with_four_teachers_is_told_as_it_ended():
     assert f"{', '.join(shown[:3])} and {shown[3]} of `tune` right" in prose(ROOT / "results/knee_clip/LOG.md")
 
 
+def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
+    log, folder = (ROOT / "results/knee_clip/LOG.md").read_text(encoding="utf-8"), ROOT / "results/knee_clip"
+    cells = ([cell.strip("* ") for cell in line.strip("|").split("|")] for line in log.splitlines())
+    rows = {row[0]: row[2:5] for row in cells if len(row) == 6}
+    run = json.loads((ROOT / "kneeclip/assets/knee-clip/run.json").read_text(encoding="utf-8"))
+    teacher = json.loads((folder / "longer_teacher.json").read_text(encoding="utf-8"))
+    for name, history, epochs in (("11", teacher["history"], 60), ("12", run["history"]["student"], 72)):
+        names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
+        accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
+        assert rows[name] == [accuracy, qwk, ", ".join(averaged)] and len(history) == epochs
+    assert run["recipe"]["student"]["epochs"] == 72
+    now, before = (json.loads((folder / f"{n}.json").read_text()) for n in ("validation", "former_validation"))
+    page = prose(folder / "README.md")
+    assert f"had {before['accuracy']:.3f}, {before['qwk']:.3f} and" in page and f"an ECE of {before['ece']:.3f}" in page
+    right = round(now["accuracy"] * now["n"])
+    assert right / now["n"] < 0.62 <= (right + 2) / now["n"] and "by two knees of 826" in page  # all three are missed
+    assert now["ece"] > 0.05 > now["ci"]["ece"][0] and now["ci"]["qwk"][1] < 0.78
+
+
+def test_the_second_learning_curve_is_told_beside_the_first():
+    folder = ROOT / "results/learning_curve"
+    now, before = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("report", "former"))
+    moved = {a["label"]: a["original"]["qwk"]["value"] - before["qwk"][a["label"]]["value"] for a in now["arms"]}
+    assert max(map(abs, moved.values())) < 0.02
+    assert all(abs(x) < 0.0005 for label, x in moved.items() if label.endswith("fresh"))
+
+
 def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_the_results():
     def percent(report):
         low, high = (100 * end for end in report["ci"]["accuracy"])

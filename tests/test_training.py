@@ -373,9 +373,11 @@ def test_seconds_add_up(tiny, arrays, recipe, tmp_path):
     # a run's time is the sum of its epochs' times, and no epoch's time holds another's
     start = time.perf_counter()
     run = train(*tiny, arrays, "criteria", recipe, out=tmp_path / "run")
+    passed = time.perf_counter() - start
     total = json.loads((tmp_path / "run" / "run.json").read_text())["seconds"]
-    assert total == pytest.approx(sum(row["seconds"] for row in run.history), abs=0.06)
-    assert total <= time.perf_counter() - start
+    by_epoch = sum(row["seconds"] for row in run.history)
+    assert total == pytest.approx(by_epoch, abs=0.06)
+    assert by_epoch <= passed + 0.005 * len(run.history)  # each is rounded to hundredths, the total to tenths
 
 
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(
