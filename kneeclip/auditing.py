@@ -16,7 +16,7 @@ import numpy as np
 
 from kneeclip.data import decode, find_source, grey_arrays, load_knees
 from kneeclip.errors import KneeError, printable
-from kneeclip.films import Film, Listing, list_films
+from kneeclip.films import Film, Listing, graded_twice, list_films
 
 #: The public data set (Chen 2018, doi 10.17632/56rmx5bjcr.1): images of KL0 to KL4 in each split, and patients.
 CARD = {
@@ -212,19 +212,17 @@ def _look(films: Iterable[tuple[Film, np.ndarray | KneeError]]) -> dict:
 
 def _across_splits(films: list[Film]) -> list[Finding]:
     """Patients in two splits, and knees in two grade folders: both only where the name gives patient and side."""
-    of_patient, of_knee = defaultdict(list), defaultdict(list)
+    of_patient = defaultdict(list)
     for film in films:
         if film.side:
             of_patient[film.patient].append(film)
-            of_knee[film.patient, film.side].append(film)
     findings = []
     shared = {p: fs for p, fs in of_patient.items() if len({f.split for f in fs}) > 1}
     if shared:
         names = [f.name for fs in shared.values() for f in fs]
         who = ", ".join(sorted(shared)[:3]) + (" ..." if len(shared) > 3 else "")
         findings.append(_found("patient in two splits", f"patients in more than one split ({who})", names))
-    twice = [f.name for fs in of_knee.values() if len({f.grade for f in fs}) > 1 for f in fs]
-    if twice:
+    if twice := graded_twice(films):
         findings.append(_found("knee graded twice", "one knee under two grades", twice))
     return findings
 

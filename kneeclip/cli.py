@@ -21,6 +21,7 @@ from kneeclip.options import (
     JsonOption,
     ModelOption,
     OutOption,
+    PatientsOption,
     PresetOption,
     PromptsOption,
     SeedOption,
@@ -77,7 +78,7 @@ app.command()(commands.phantom)
 def pretrain(
     out: OutOption = None,
     seed: SeedOption = None,
-    patients: Annotated[int | None, typer.Option("--patients", help="phantom patients, two knees each")] = None,
+    patients: PatientsOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
 ) -> None:

@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from kneeclip.errors import KneeError
-from kneeclip.options import DataOption, JsonOption, OutOption, SeedOption, given, write_json
+from kneeclip.options import DataOption, JsonOption, OutOption, PatientsOption, SeedOption, given, write_json
 
 
 def phantom(
     compare: Annotated[str | None, typer.Option("--compare", metavar="DATA", help="real knees to compare with")] = None,
-    patients: Annotated[int, typer.Option("--patients", help="phantom patients, two knees each")] = 500,
+    patients: PatientsOption = 500,
     size: Annotated[int, typer.Option("--size", help="pixels")] = 112,
     seed: SeedOption = None,
     out: OutOption = None,

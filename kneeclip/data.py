@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +18,8 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
-from kneeclip.errors import KneeError
-from kneeclip.films import Film, Listing, list_films, read_film, read_grey
+from kneeclip.errors import KneeError, KneeWarning
+from kneeclip.films import Film, Listing, graded_twice, list_films, read_film, read_grey
 from kneeclip.presets import PRESETS
 from kneeclip.store import make_row, pixels_of, stored
 
@@ -187,6 +188,7 @@ def _real_knees(source: Path) -> DatasetDict:
     if shared := sorted(patient for patient, found in splits.items() if len(found) > 1):
         remedy = "keep all of a patient's knees in one split; kneeclip audit lists the files"
         raise KneeError("patients stand in more than one split, so every score would flatter", shared, remedy)
+    _warn_of(listing)
     tune = tune_mask(film.patient for film in listing.films)
 
     def rows() -> Iterator[tuple[str, dict]]:
@@ -203,6 +205,16 @@ def _real_knees(source: Path) -> DatasetDict:
             raise error
 
     return stored("knees", [(film.name, *film.stamp) for film in listing.films], rows)
+
+
+def _warn_of(listing: Listing) -> None:
+    """What is no fault that stops the work, and would still make it another experiment than it seems."""
+    if listing.others:
+        what = KneeError("files of a split are not named as images, and left out", listing.others, "see kneeclip audit")
+        warnings.warn(str(what), KneeWarning, stacklevel=4)
+    if twice := graded_twice(listing.films):
+        what = KneeError("one knee stands under two grades", twice, "keep it in one of the grade folders")
+        warnings.warn(str(what), KneeWarning, stacklevel=4)
 
 
 def _phantoms(patients: dict[str, int]) -> DatasetDict:

@@ -11,7 +11,7 @@ import re
 import stat
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,7 @@ from kneeclip.errors import KneeError
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 GRADE_FOLDERS = ("0", "1", "2", "3", "4")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
+OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 MAX_DEPTH = 6  # folders on the way to an image: <archive>/<name>/train/2, and two to spare
 MAX_FILES = 100_000
@@ -114,6 +115,15 @@ def patient_and_side(stem: str) -> tuple[str, str]:
     return patient, side.upper()
 
 
+def graded_twice(films: Iterable[Film]) -> list[str]:
+    """The files of every knee that stands under two grades, where the names give patient and side."""
+    of_knee: dict[tuple[str, str], list[Film]] = {}
+    for film in films:
+        if film.side:
+            of_knee.setdefault((film.patient, film.side), []).append(film)
+    return [f.name for same in of_knee.values() if len({f.grade for f in same}) > 1 for f in same]
+
+
 def read_grey(file) -> Image.Image:
     """Read one image as 8-bit grey, the right way up.
 
@@ -141,6 +151,8 @@ def read_grey(file) -> Image.Image:
     """
     name = file if isinstance(file, (str, Path)) else getattr(file, "name", None) or "a file object"
     try:
+        if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise OSError("not a regular file")  # a pipe would keep us waiting for ever
         with Image.open(file) as image:
             width, height = image.size
             if MIN_SIDE <= min(width, height) and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS:
@@ -152,7 +164,9 @@ def read_grey(file) -> Image.Image:
     except Image.DecompressionBombError:  # PIL's own limit; it does not tell the size
         found = "far too many px"
     except Exception as fault:  # a damaged file raises anything from SyntaxError to struct.error
-        raise KneeError("the image can't be read", name, "copy it again, or leave it out") from fault
+        dicom = str(name).lower().endswith((".dcm", ".dicom"))
+        remedy = "export DICOM as PNG first, one knee an image" if dicom else "copy it again, or leave it out"
+        raise KneeError("the image can't be read", name, remedy) from fault
     remedy = f"give a single knee of {MIN_SIDE} to {MAX_SIDE:,} px a side"
     raise KneeError("the image is too small or too large", f"{name}: {found}", remedy)
 
@@ -215,6 +229,8 @@ def _folder_files(folder: Path) -> tuple[dict[str, tuple], Callable]:
 def _zip_files(path: Path) -> tuple[dict[str, tuple], Callable]:
     """Nothing is unpacked: images are read where they lie. What looks like an attack is refused all the same."""
     again = "download it again, and compare its size with the page's"
+    if path.suffix.lower() in OTHER_ARCHIVES:
+        again = "unpack it yourself, and name the folder"
     try:
         archive = zipfile.ZipFile(path)
         infos = [info for info in archive.infolist() if not info.filename.endswith("/")]

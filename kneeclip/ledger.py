@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+
+import numpy as np
 
 from kneeclip.checkpoints import write_atomically
 from kneeclip.errors import KneeError
 from kneeclip.grid import Planned, Study, parse_study
+from kneeclip.prompts import K
 
 
 def run_file(out: Path, run: Planned) -> Path:
@@ -29,10 +33,17 @@ def read_results(out: str | Path) -> tuple[Study, dict, dict[Planned, dict]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         settings, images = record["settings"], record["images"]
+        if len({len(images[name]) for name in ("patient", "side", "grade", "fold")}) != 1 or not images["world"]:
+            raise ValueError("columns of different lengths")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KneeError("the study's record is damaged", path, "restore it") from error
     study = parse_study(settings)
-    return study, images, finished_runs(study, Path(out))
+    records = finished_runs(study, Path(out))
+    sizes = Counter(images["fold"])
+    for run, record in records.items():
+        if len(record["p"]) != sizes[run.fold]:
+            raise KneeError(*_damaged(run_file(Path(out), run)))
+    return study, images, records
 
 
 def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
@@ -51,11 +62,28 @@ def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
         try:
             records[run] = json.loads(path.read_text(encoding="utf-8"))
             config = records[run]["config"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise KneeError("a run's record is damaged", path, "delete it, and the study makes it again") from error
+            _check(records[run])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise KneeError(*_damaged(path)) from error
         if config != study.hash:
             raise KneeError("a run was made with other settings", path, "move it away, and the study makes it again")
     return records
+
+
+def _damaged(path: Path) -> tuple:
+    return "a run's record is damaged", path, "delete it, and the study makes it again"
+
+
+def _check(record: dict) -> None:
+    """ValueError, KeyError or TypeError where a report would stumble."""
+    p, p_flip = (np.array(record[name], dtype=float) for name in ("p", "p_flip"))
+    if p.shape != p_flip.shape or p.shape[1:] != (K,) or not (np.isfinite(p).all() and np.isfinite(p_flip).all()):
+        raise ValueError("probabilities of two views, one row an image")
+    numbers = (record["views"], record["looks"], record["training_seconds"], record["recipe"]["epochs"])
+    if not all(isinstance(value, int | float) for value in numbers) or not record["environment"].keys():
+        raise TypeError("numbers of a run")
+    if not any("tune_accuracy" in row for row in record["history"]):
+        raise ValueError("a history with a look at tune")
 
 
 def write_compact(path: Path, record: dict) -> None:

@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import logging as hf_logging
 
@@ -48,6 +50,8 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
     Notebook: 02.
     """
     source = _locate(str(name))
+    if not Path(source).is_dir() and try_to_load_from_cache(source, "config.json") is None:
+        tqdm.write(f"asking the Hugging Face hub for {source} …")  # without a network it takes half a minute to give up
     with _quiet():
         config = _explained(lambda: _config(source), name, "config.json")
         if fresh_seed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 
 from kneeclip import processes
 from kneeclip.errors import KneeError
+from kneeclip.presets import MAX_SEED
 
 
 def _free(path: Path | None) -> Path | None:
@@ -25,6 +27,9 @@ def _free(path: Path | None) -> Path | None:
         raise KneeError("--json names a file that is there already and is no .json", path, remedy)
     if path.exists() and (path.parent / "config.json").exists():
         raise KneeError("--json names a file of a model folder", path, remedy)
+    there = next(folder for folder in (*path.absolute().parents,) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise KneeError("--json names a file that can't be written", path, remedy)
     return path
 
 
@@ -35,7 +40,8 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="a bundled name
 PromptsOption = Annotated[
     str | None, typer.Option("--prompts", help="names, paper, criteria, ensemble, nonsense, or a .json file of five")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="the seed of everything random")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=MAX_SEED, help="the seed of everything random")]
+PatientsOption = Annotated[int | None, typer.Option("--patients", max=100_000, help="phantom patients, two knees each")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
 JsonOption = Annotated[Path | None, typer.Option("--json", callback=_free, help="write the numbers to this file too")]
 

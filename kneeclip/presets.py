@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kneeclip.errors import KneeError
 
+MAX_SEED = 2**32 - 1  # what every generator takes
 GRADES = ("KL0", "KL1", "KL2", "KL3", "KL4")
 
 #: The arms of every comparison. Two-view arms see each image and its horizontal flip in one step.
@@ -89,6 +90,7 @@ class Recipe:
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
         for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
+        check(self.seed <= MAX_SEED, "seed", f"give a whole number up to {MAX_SEED}")
         check(self.adapt in RUNGS, "adapt", f"choose one of {', '.join(RUNGS)}")
         for name in ("epochs", "batch_size", "last_k", "lora_rank", "judge_every"):
             check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")

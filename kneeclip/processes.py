@@ -28,6 +28,8 @@ def world() -> int:
 
 def rank() -> int:
     """This process's number among them; 0 is the main process."""
+    if world() == 1:
+        return 0  # a number that an earlier launch left in the shell would silence us
     return _number("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", otherwise=0)
 
 

@@ -73,11 +73,12 @@ class PromptSet:
 
 
 def as_prompts(prompts: PromptSet | str | Sequence) -> PromptSet:
-    """A PromptSet from one, from a built-in set's name, from a .json file, or from five texts (or lists of texts)."""
+    """A PromptSet from one, from a built-in set's name, from a file of JSON, or from five texts (or lists of texts)."""
     if isinstance(prompts, PromptSet):
         return prompts
     if isinstance(prompts, str):
-        return read_prompts(prompts) if prompts.endswith(".json") else get_prompts(prompts)
+        is_file = prompts not in BUILT_IN and (prompts.endswith(".json") or os.path.isfile(prompts))
+        return read_prompts(prompts) if is_file else get_prompts(prompts)
     if not isinstance(prompts, (list, tuple)):
         raise KneeError("that is no prompt set", type(prompts).__name__, f"give {K} texts, or {K} lists of texts")
     return PromptSet("own", tuple(prompts))

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from kneeclip.errors import KneeError
+from kneeclip.errors import KneeError, KneeWarning
 
 
 def invoke(app: typer.Typer) -> None:
@@ -26,6 +26,12 @@ def invoke(app: typer.Typer) -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     with warnings.catch_warnings():
+        plain = warnings.showwarning  # catch_warnings puts it back
+        warnings.showwarning = lambda message, category, *rest, **more: (
+            typer.echo(f"Warning: {message}", err=True)
+            if issubclass(category, KneeWarning)  # a sentence of ours, without the line of code that it comes from
+            else plain(message, category, *rest, **more)
+        )
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged images: read_grey says it in a sentence
         try:
             code = app(standalone_mode=False)

@@ -61,13 +61,17 @@ def stored(kind: str, key: object, rows: Callable[[], Iterator[tuple[str, dict]]
                 _put(building, folder)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-        files = {split: folder / f"{split}.arrow" for split in SPLITS}
-        return DatasetDict(
-            {s: Dataset.from_file(str(file), split=NamedSplit(s)) for s, file in files.items() if file.exists()}
-        )
+        return _read(folder)
     except OSError as fault:
         what = f"the decoded images can't be stored: {fault.strerror or fault}"
         raise KneeError(what, cache, "make room there, or set KNEECLIP_CACHE to another folder") from fault
+
+
+def _read(folder: Path) -> DatasetDict:
+    files = {split: folder / f"{split}.arrow" for split in SPLITS}
+    return DatasetDict(
+        {s: Dataset.from_file(str(file), split=NamedSplit(s)) for s, file in files.items() if file.exists()}
+    )
 
 
 def make_row(pixels: np.ndarray, grade: int, patient: str, side: str) -> dict:
@@ -124,11 +128,12 @@ def _put(building: Path, folder: Path) -> None:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether every file of a store is there in its full length."""
+    """Whether every file of a store is there in its full length, and opens."""
     try:
         sizes = json.loads((folder / "whole.json").read_text(encoding="utf-8"))
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError):  # no object: damaged
+        whole = bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return whole and bool(_read(folder))
+    except (OSError, ValueError, AttributeError):  # no object, or no stream of Arrow: damaged
         return False
 
 

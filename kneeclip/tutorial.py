@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kneeclip.checkpoints import write_atomically
+from kneeclip.checkpoints import require_folder, write_atomically
 from kneeclip.errors import KneeError
 from kneeclip.tables import ARMS_MIME, Table
 
@@ -38,6 +38,7 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise KneeError("there are no notebooks", notebooks, "run this in a clone of the repository")
+    require_folder(out)
     try:
         import nbformat
         from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError

@@ -6,6 +6,7 @@ the exit is not 0, stderr holds one sentence and no traceback, and every file th
 
 import io
 import json
+import os
 import re
 import shutil
 import stat
@@ -49,6 +50,10 @@ class World:
         path = self.place / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
+
+    def pipe(self, name) -> Path:
+        os.mkfifo(self.place / name)
+        return self.place / name
 
     def image(self, width, height) -> Path:
         """An image that claims to be of that size: nobody should have to decode it to know."""
@@ -150,6 +155,10 @@ def hollow(content: bytes) -> bytes:
     return save({"a": torch.ones(1)}, metadata={"meta": json.dumps(meta)})
 
 
+def notebook(world: World) -> Path:
+    return world.file("01_page.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).parent
+
+
 FIVE = ["normal", "doubtful", "mild", "moderate", "severe"]
 # fmt: off
 CASES = {
@@ -164,6 +173,8 @@ CASES = {
     "an image that is not there": (lambda w: w.predict(w.place / "none.png"), "none.png", "check the path"),
     "a folder for an image": (lambda w: w.predict(w.data), "knees", "copy it again"),
     "a name that breaks the line": (lambda w: w.predict(w.place / "a\nb\x1b[2J.png"), r"a\nb\x1b[2J.png", "check"),
+    "a pipe for an image": (lambda w: w.predict(w.pipe("pipe.png")), "pipe.png", "copy it again"),
+    "a DICOM file": (lambda w: w.predict(w.file("knee.dcm", bytes(128) + b"DICM")), "knee.dcm", "export DICOM as PNG"),
     "one bad image among good ones":
         (lambda w: w.predict(w.file("good.png", png()), w.file("bad.png", b"x")), "bad.png", "leave it out"),
     # a folder of images
@@ -208,10 +219,13 @@ CASES = {
          "train/0/9000009L.bmp", "copy it again"),
     "half a zip": (lambda w: w.train(data=w.file("h.zip", w.zip().read_bytes()[:3000])), "h.zip", "download it again"),
     "no zip at all": (lambda w: w.train(data=w.file("n.zip", "404 not found")), "n.zip", "download it again"),
+    "another kind of archive": (lambda w: w.train(data=w.file("k.tar.gz", b"\x1f\x8b")), "k.tar.gz", "unpack it"),
     # prompts
     "an unknown prompt set": (lambda w: w.train("--prompts", "poetry"), "poetry", "choose one of names, paper"),
     "prompts that are not there": (lambda w: w.train("--prompts", "no.json"), "no.json", "JSON list of 5 texts"),
     "prompts that are no JSON": (lambda w: w.prompts(b"\xff{"), "mine.json", "JSON list of 5 texts"),
+    "prompts that are a text":
+        (lambda w: w.train("--prompts", w.file("mine.txt", "a knee")), "mine.txt", "JSON list of 5 texts"),
     "prompts that are a number": (lambda w: w.prompts(5), "mine.json", "JSON list of 5 texts"),
     "an empty prompt": (lambda w: w.prompts([*FIVE[:4], " "]), "KL4 is empty (in", "in a few words"),
     "a prompt twice": (lambda w: w.prompts([*FIVE[:4], "Mild "]), "mild", "change one"),
@@ -285,6 +299,8 @@ CASES = {
     "no image in a step": (lambda w: w.train("--batch-size", 0), "batch_size=0", "a whole number from 1"),
     "an unknown precision": (lambda w: w.train("--precision", "fp8"), "fp8", "no, bf16 or fp16"),
     "a negative seed": (lambda w: w.evaluate(w.clip, "--seed", -1), "--seed", "kneeclip evaluate --help"),
+    "a seed of no generator": (lambda w: w.train("--seed", 2**70), "--seed", "kneeclip train --help"),
+    "phantoms without end": (lambda w: ("phantom", "--patients", 10**12), "--patients", "kneeclip phantom --help"),
     "a rate that explodes": (lambda w: w.train("--lr", "1e30"), "9000", "a lower learning rate"),
     "no phantom": (lambda w: ("phantom", "--patients", 0), "n_patients=0", "a whole number from 1"),
     "a phantom of 7 px": (lambda w: ("phantom", "--patients", 2, "--size", 7), "size=7", "32 pixels or more"),
@@ -294,7 +310,9 @@ CASES = {
     "no epoch of pretraining": (lambda w: ("pretrain", "--epochs", 0, "--out", w.place / "p"), "epochs", "1 or more"),
     # where the result goes
     "a run below a file": (lambda w: w.train("--out", w.file("a", "") / "run"), "a/run", "choose another folder"),
-    "numbers below a file": (lambda w: w.evaluate(w.clip, "--json", w.file("a", "") / "m"), "a/m", "another folder"),
+    "numbers below a file": (lambda w: w.evaluate(w.clip, "--json", w.file("a", "") / "m"), "a/m", "another --json"),
+    "pages over a file":
+        (lambda w: ("tutorial", "--notebooks", notebook(w), "--out", w.file("a", "")), "a", "another folder"),
     "numbers over a folder": (lambda w: w.evaluate(w.clip, "--json", w.data), "knees", "name another --json FILE"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
@@ -368,6 +386,28 @@ def test_a_zip_that_denies_being_a_bomb_costs_no_memory(tiny_folder, tmp_path):
         read_film(listing, film)
     assert tracemalloc.get_traced_memory()[1] < 2**23
     tracemalloc.stop()
+
+
+# --- what goes on with a warning, or as if nothing had happened -----------------------------------------------------
+
+
+def test_what_is_left_out_of_the_data_is_said(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+    world = World(tmp_path, tiny_folder, tmp_path, tmp_path)
+    world.file("knees/val/2/9600000L.dcm", b"DICM")
+    world.folder("knees", "val/1/9500000L.png")
+    assert shell(monkeypatch, world.evaluate(tiny_folder)) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("Warning: ") for line in said)
+    assert "val/2/9600000L.dcm" in said[0] and "kneeclip audit" in said[0]
+    assert "val/0/9500000L.png, val/1/9500000L.png" in said[1] and "keep it in one" in said[1]
+
+
+def test_a_number_left_by_a_launch_silences_nobody(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    world = World(tmp_path, tiny_folder, tmp_path, tmp_path)
+    assert shell(monkeypatch, world.predict(world.file("9000000L.png", png()), "--json", tmp_path / "n.json")) == 0
+    assert "9000000L.png" in capsys.readouterr().out and len(json.loads((tmp_path / "n.json").read_text())) == 1
 
 
 # --- what must simply work ---------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Studies: runs that are never done twice, at matched views, and a report that says what its files say."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,35 @@ def test_a_half_written_file_is_no_run(done, tiny_folder, tmp_path):
     for use in (lambda: read_results(out), lambda: quietly(config, out)):
         with pytest.raises(KneeError, match="damaged.*fold0-seed0-clip.json.*makes it again"):
             use()
+
+
+def test_a_record_that_is_json_and_no_record_is_named(done, tmp_path):
+    whole = done[0]
+    name = "fold0-seed0-clip.json"
+    text = (whole / "runs" / name).read_text()
+    record, out = json.loads(text), tmp_path / "copy"
+    shutil.copytree(whole, out)
+    rows = record["p"]
+    harms = [
+        {"p": None},
+        {"p": rows[1:], "p_flip": rows[1:]},  # whole in itself, and an image short
+        {"p": rows[1:]},
+        {"p": [[float("nan")] * 5, *rows[1:]]},
+        {"p": [row[:4] for row in rows], "p_flip": [row[:4] for row in rows]},
+        {"history": []},
+        {"environment": "mine"},
+        {"views": "many"},
+    ]
+    for harm in harms:
+        (out / "runs" / name).write_text(json.dumps(record | harm))
+        with pytest.raises(KneeError, match=f"damaged.*{name}.*makes it again"):
+            read_results(out)
+    (out / "runs" / name).write_text(text)
+    assert len(read_results(out)[2]) == 10
+    study = json.loads((out / "study.json").read_text())
+    (out / "study.json").write_text(json.dumps(study | {"images": study["images"] | {"grade": [0]}}))
+    with pytest.raises(KneeError, match="damaged.*study.json.*restore"):
+        read_results(out)
 
 
 def test_other_settings_images_or_weights_are_refused(done, tiny, tiny_folder, tmp_path):
