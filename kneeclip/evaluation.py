@@ -50,8 +50,8 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
         - `ece`: Σ over 15 equal-width bins of the top probability c, (m-1)/15 < c ≤ m/15, of the bin's share
           of the images × |its accuracy - its mean c|;
         - `flip_agreement`: share of images with the same argmax in both views;
-        - `averaged`: the same metrics, and their `ci`, for flip-averaged logits;
         - `confusion`: K×K counts, rows the truth; `per_grade`: dicts of grade, n, recall, precision, f1;
+        - `averaged`: all of these, and their `ci`, for flip-averaged logits;
         - `ci`: metric -> [low, high]; and n, n_patients, n_boot, seed, level.
 
     Raises
@@ -69,20 +69,14 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
     scores = _scores(p, grades, owner, draws, level)
     report = {"n": len(p), **scores, "flip_agreement": None, "averaged": None}
     if flipped is not None:
-        report["averaged"] = _scores(flip_average(p, flipped), grades, owner, draws, level)
+        mean = flip_average(p, flipped)
+        report["averaged"] = _scores(mean, grades, owner, draws, level) | _by_grade(mean, grades)
         agree = p.argmax(1) == np.asarray(flipped).argmax(1)
         agree_and_all = np.stack([np.bincount(owner, agree), np.bincount(owner)], axis=1)  # (P, 2)
         shares = (draws @ agree_and_all).T
         report["flip_agreement"] = float(agree.mean())
         report["ci"]["flip_agreement"] = interval(shares[0] / shares[1], level)
-    guess, labels = p.argmax(1), range(p.shape[1])
-    report["confusion"] = sk.confusion_matrix(grades, guess, labels=labels).tolist()
-    columns = sk.precision_recall_fscore_support(grades, guess, labels=labels, zero_division=np.nan)
-    report["per_grade"] = [
-        {"grade": k, "n": int(n), "recall": _plain(recall), "precision": _plain(precision), "f1": _plain(f1)}
-        for k, precision, recall, f1, n in zip(labels, *columns, strict=True)
-    ]
-    return report | _settings(draws, seed, level)
+    return report | _by_grade(p, grades) | _settings(draws, seed, level)
 
 
 #: The metrics that `compare` holds against each other.
@@ -263,6 +257,18 @@ def _point(p: np.ndarray, grades: np.ndarray) -> dict:
         "mae": float(sk.mean_absolute_error(grades, guess)),
         "auc_kl2": float(sk.roc_auc_score(serious, p[:, 2:].sum(1))) if len(set(serious)) == 2 else None,
         "ece": float(np.abs(np.bincount(bins, gap)).sum() / len(p)),
+    }
+
+
+def _by_grade(p: np.ndarray, grades: np.ndarray) -> dict:
+    guess, labels = p.argmax(1), range(p.shape[1])
+    columns = sk.precision_recall_fscore_support(grades, guess, labels=labels, zero_division=np.nan)
+    return {
+        "confusion": sk.confusion_matrix(grades, guess, labels=labels).tolist(),
+        "per_grade": [
+            {"grade": k, "n": int(n), "recall": _plain(recall), "precision": _plain(precision), "f1": _plain(f1)}
+            for k, precision, recall, f1, n in zip(labels, *columns, strict=True)
+        ],
     }
 
 

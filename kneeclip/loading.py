@@ -96,6 +96,10 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
     ----------
     half : bool
         Store the weights in float16. The config still says float32, so they load as float32.
+
+    Notes
+    -----
+    Notebook: 03.
     """
     folder = Path(folder)
     try:

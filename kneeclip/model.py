@@ -37,6 +37,10 @@ def preprocess(processor: CLIPProcessor, images: Sequence | np.ndarray, *, progr
     (N, S, S) uint8 array, S the model's image size
         `to_pixel_values` of it equals ``processor(images=...)["pixel_values"]``. Kept small on purpose: the 8,260
         images at 224 px are 414 MB and fit on any GPU.
+
+    Notes
+    -----
+    Notebook: 02.
     """
     image_processor = processor.image_processor
     size = _image_size(image_processor)
@@ -78,7 +82,12 @@ def _as_grey(image) -> Image.Image:
 
 
 def to_pixel_values(processor: CLIPProcessor, pixels: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Grey levels (N, S, S), 0–255, to CLIP's normalised input (N, 3, S, S), on the device where they lie."""
+    """Grey levels (N, S, S), 0–255, to CLIP's normalised input (N, 3, S, S), on the device where they lie.
+
+    Notes
+    -----
+    Notebook: 02.
+    """
     pixels = torch.as_tensor(pixels)
     mean = torch.tensor(processor.image_processor.image_mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(processor.image_processor.image_std, device=pixels.device).view(1, 3, 1, 1)

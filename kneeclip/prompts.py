@@ -118,6 +118,10 @@ def get_prompts(name: str) -> PromptSet:
     ------
     KneeError
         For any other name.
+
+    Notes
+    -----
+    Notebook: 02.
     """
     if name not in BUILT_IN:
         raise KneeError("there is no built-in prompt set of that name", name, f"choose one of {', '.join(BUILT_IN)}")

@@ -68,7 +68,12 @@ def test_point_estimates_are_scikit_learns(grades):
     for name, value in _by_sklearn(averaged, y).items():
         assert report["averaged"][name] == pytest.approx(value, abs=1e-12), name
     assert report["flip_agreement"] == np.mean(p.argmax(1) == q.argmax(1)) < 1
-    assert report["confusion"] == sk.confusion_matrix(y, p.argmax(1), labels=range(K)).tolist()
+    for told, view in ((report, p), (report["averaged"], averaged)):
+        assert told["confusion"] == sk.confusion_matrix(y, view.argmax(1), labels=range(K)).tolist()
+        recalls = sk.recall_score(y, view.argmax(1), labels=range(K), average=None, zero_division=np.nan)
+        assert [row["recall"] for row in told["per_grade"]] == pytest.approx(
+            [None if np.isnan(r) else r for r in recalls]
+        )
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes")
@@ -124,7 +129,10 @@ def test_report_is_json_and_complete():
     headline = {"accuracy", "balanced_accuracy", "macro_f1", "qwk", "mae", "auc_kl2", "ece"}
     asked = headline | {"n", "flip_agreement", "confusion", "per_grade", "averaged", "ci"}
     assert set(report) == asked | {"n_patients", "n_boot", "seed", "level"}
-    assert set(report["averaged"]) == headline | {"ci"} and set(report["averaged"]["ci"]) == headline
+    assert (
+        set(report["averaged"]) == headline | {"ci", "confusion", "per_grade"}
+        and set(report["averaged"]["ci"]) == headline
+    )
     assert set(report["ci"]) == headline | {"flip_agreement"}
     for name, (low, high) in report["ci"].items():
         if name != "ece":  # which is biased upwards by resampling
