@@ -136,7 +136,7 @@ LABELS = {
     "class_balance": ["KL grade", "share of the split's images"],
     "kappa_spread": ["κ of the two readers, quadratic weights", "share of the draws"],
     "ceiling": ["the two readers give the same grade", "the rule and one reader give the same grade"],
-    "leak": ["accuracy (n = 1,000)", "accuracy gained by the leak, 95 % interval"],
+    "leak": ["accuracy (n = 1,000)", "accuracy gained by the leak (points), 95 % interval"],
     "view_pair": ["KL grade", "probability"],
     "similarity_map": ["cosine similarity"],
     "history": ["step", "mean loss (nats)", "on tune, original view", "learning rate"],
@@ -153,7 +153,7 @@ LABELS = {
     "rankings": ["accuracy", "QWK"],
     "interval_widths": ["accuracy (n = 300)"],
     "published": ["accuracy"],
-    "relevance_maps": ["regions (the truth)", "a", "b"],
+    "relevance_maps": ["where signs\ncan appear", "a", "b"],
     "map_scores": ["lift (share of the map ÷ share of the area)", "pixel AUC"],
     "interventions": ["mean change of the grade (KL grades)"],
     "embedding_map": ["first principal axis (60% of the variance)", "second principal axis (20%)"],
@@ -299,6 +299,31 @@ def test_forest():
     assert ax.get_lines()[-1].get_xdata() == [0.65, 0.65]
     with pytest.raises(KneeError, match="no estimate"):
         plots.forest([], xlabel="x")
+
+
+def test_forest_of_two_intervals_and_a_reference_of_each_row():
+    figure = plots.forest(FOREST, xlabel="x", reference=[0.1, 0.2, 0.3], thin=[(0.2, 0.9), None, (0, 1)], form="+.1f")
+    spans = [line.get_xydata().tolist() for line in figure.axes[0].get_lines()]
+    assert [[0.2, 0.25], [0.9, 0.25]] in spans and [[0.0, 2.25], [1.0, 2.25]] in spans
+    for y, value in enumerate((0.1, 0.2, 0.3)):
+        assert [[value, y - 0.5], [value, y + 0.5]] in spans
+    assert figure.axes[0].texts[0].get_text() == "+0.7  [+0.6, +0.8]"
+
+
+def test_lines_of_a_study_show_its_runs_and_the_model_before_training():
+    score = {"value": 0.5, "ci": [0.4, 0.6], "by_run": [0.45, 0.5, 0.55]}
+    lines = {"one": [{"x": x, "accuracy": score, "qwk": score} for x in (1, 10)]}
+    before = {"accuracy": 0.3, "qwk": 0.2}
+    figure = plots.study_lines(lines, xlabel="share", metrics=("accuracy", "qwk"), untouched=before)
+    for ax, value in zip(figure.axes, before.values(), strict=True):
+        drawn = [line.get_ydata() for line in ax.get_lines()]
+        assert sum(list(y) == score["by_run"] for y in drawn) == 2 and [value, value] in [list(y) for y in drawn]
+
+
+def test_dots_of_one_place_name_every_seed():
+    rows = [{"adapt": "lora", "learnt": 0.6, "kept": 0.5, "seed": seed} for seed in (0, 2)]
+    (ax,) = plots.learnt_and_kept(rows, labels=("learnt", "kept")).axes
+    assert [t.get_text() for t in ax.texts] == ["0, 2"]
 
 
 def test_arms():

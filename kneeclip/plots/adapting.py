@@ -103,7 +103,8 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
     Parameters
     ----------
     rows : sequence of dict
-        ``adapt``, ``learnt`` and ``kept``, both shares; the run called zero-shot is where all began.
+        ``adapt``, ``learnt`` and ``kept``, both shares, and perhaps ``seed``, which then stands beside the dot; the
+        run called zero-shot is where all began.
     labels : what the two axes say
     """
     figure, axes = new_picture(6.2, 4.0, caption=world)
@@ -114,13 +115,18 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
         x, y = [row["learnt"] for row in own], [row["kept"] for row in own]
         seeds = f", {len(own)} seeds" if len(own) > 1 else ""
         ax.plot(x, y, marker, color=colour, markersize=9, markeredgecolor="white", linestyle="", label=f"{name}{seeds}")
+        seeds_at: dict[tuple, list[str]] = {}
+        for row in own:
+            seeds_at.setdefault((row["learnt"], row["kept"]), []).append(str(row.get("seed", "")))
+        for place, which in seeds_at.items():  # two seeds may fall on one dot
+            ax.annotate(", ".join(which), place, (7, 3), textcoords="offset points", color=colour, fontsize=8)
         if name == "zero-shot":
             ax.axhline(y[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)
             ax.axvline(x[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), columnspacing=1.2)
     return figure
 

@@ -109,25 +109,36 @@ def interval_widths(rows: Sequence[Sequence], *, xlabel: str, world: str = "") -
 
 
 @styled
-def forest(rows: Sequence[Sequence], *, xlabel: str, reference: float | None = None, world: str = "") -> Figure:
+def forest(
+    rows: Sequence[Sequence], *, xlabel: str, reference: float | Sequence[float] | None = None,
+    thin: Sequence[Sequence[float] | None] = (), form: str = ".3f", world: str = "",
+) -> Figure:  # fmt: skip
     """Estimates with their intervals, one a line. Notebook: 05.
 
     Parameters
     ----------
     rows : sequence of (label, value, low, high) or (label, value, low, high, colour)
         From the top down; low and high may be None.
-    reference : float, optional
+    reference : float, or one for each row, optional
         Where a dashed line stands: 0 for differences, a published result.
+    thin : sequence of (low, high) or None, optional
+        A second interval for each row, drawn thinly below the first; `world` says which is which.
+    form : format of the numbers beside the rows
     """
     if not len(rows):
         raise KneeError("there is no estimate to draw")
-    figure, axes = new_picture(6.4, 0.3 * len(rows) + 1.0, caption=world)
+    figure, axes = new_picture(6.4, (0.38 if thin else 0.3) * len(rows) + 1.0, caption=world)
     ax = axes[0, 0]
     for y, (_, value, low, high, *colour) in enumerate(rows):
         draw_dot(ax, value, y, None if low is None else (low, high), colour[0] if colour else "#0072b2")
-        text = f"{value:.3f}" if low is None else f"{value:.3f}  [{low:.3f}, {high:.3f}]"
+        text = f"{value:{form}}" if low is None else f"{value:{form}}  [{low:{form}}, {high:{form}}]"
         ax.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
-    if reference is not None:
+        if isinstance(reference, Sequence):
+            ax.plot([reference[y]] * 2, [y - 0.5, y + 0.5], color=FAINT, linestyle="--", linewidth=1, zorder=0)
+    for y, interval in enumerate(thin):
+        if interval is not None:
+            ax.plot(interval, [y + 0.25] * 2, color=INK, linewidth=0.9)
+    if reference is not None and not isinstance(reference, Sequence):
         ax.axvline(reference, color=FAINT, linestyle="--", linewidth=1, zorder=0)
     ax.set_yticks(range(len(rows)), [row[0] for row in rows])
     ax.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6))

@@ -31,7 +31,7 @@ def relevance_maps(images: Sequence, regions, maps: Mapping[str, Sequence], titl
     regions = np.asarray(regions, float)
     rows = 1 + len(maps)
     figure, axes = new_picture(1.25 * len(images) + 0.5, 1.3 * rows + 0.8, rows, len(images), caption=world)
-    names = ["regions (the truth)", *maps]
+    names = ["where signs\ncan appear", *maps]
     shown = [regions, *(np.broadcast_to(np.asarray(m, float), regions.shape) for m in maps.values())]
     outline = [patheffects.withStroke(linewidth=2.8, foreground="black")]
     for row, name, layer in zip(axes, names, shown, strict=True):
@@ -128,7 +128,8 @@ def embedding_map(points, grades, texts, shares: Sequence[float], *, world: str 
         style = {"color": GRADE_COLOURS[k], "marker": GRADE_MARKERS[k], "edgecolor": INK, "linewidth": 0.4}
         ax.scatter(*own.T, s=26, label=f"{grade_name(k)} (n = {len(own):,})", **style)
         ax.scatter(*texts[k], s=260, marker="*", color=GRADE_COLOURS[k], edgecolor="#d55e00", linewidth=1.3, zorder=4)
-        ax.annotate(grade_name(k), texts[k], (8, 5), textcoords="offset points", color="#d55e00", fontweight="bold")
+        ax.annotate(grade_name(k), texts[k], (8, 5), textcoords="offset points", color="#d55e00", fontweight="bold",
+                    path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")], zorder=5)  # fmt: skip
     ax.scatter([], [], s=160, marker="*", color="white", edgecolor="#d55e00", label="the five prompts")
     ax.set(xlabel=f"first principal axis ({shares[0]:.0%} of the variance)")
     ax.set(ylabel=f"second principal axis ({shares[1]:.0%})")

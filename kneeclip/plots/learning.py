@@ -58,8 +58,9 @@ def history(
             if name == "lr" and rates:
                 ax.plot(range(1, len(rates) + 1), rates, color=FAINT, linewidth=1.2)
             text = name.removeprefix("tune_")
-            line = ax.plot(*line_of(rows, x_name, name), linestyle=dash, color=colour, marker="o", markersize=3)
-            line[0].set_label(METRICS.get(text, text))
+            joined = "" if name == "lr" and rates else dash  # between epochs the rate does not run straight
+            line = ax.plot(*line_of(rows, x_name, name), linestyle=joined, color=colour, marker="o", markersize=3)
+            line[0].set_label("loss" if name == "total" and len(names) == 1 else METRICS.get(text, text))
         if names != ["lr"]:
             ax.legend(handlelength=2.6, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
         ax.set(xlabel=x_name, ylabel=label)

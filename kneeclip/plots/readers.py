@@ -103,8 +103,8 @@ def leak(rows: Sequence[tuple], *, chance: float, n: int, world: str = "") -> Fi
     left.set(xlabel=f"accuracy (n = {n:,})", ylim=(len(rows) - 0.5, -0.5))
     left.xaxis.set_major_locator(MultipleLocator(0.05))
     left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    right.set(xlabel="accuracy gained by the leak, 95 % interval")
-    right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.set(xlabel="accuracy gained by the leak (points), 95 % interval")
+    right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     for ax in (left, right):
         ax.grid(False, axis="y")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)

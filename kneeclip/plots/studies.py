@@ -53,14 +53,16 @@ def study_arms(rows: Sequence[Mapping], *, world: str = "") -> Figure:
 @styled
 def study_lines(
     lines: Mapping[str, Sequence[Mapping]], *, xlabel: str, metrics: Sequence[str] = ("accuracy", "flip_agreement"),
-    log: bool = True, world: str = "",
+    log: bool = True, untouched: Mapping[str, float] | None = None, world: str = "",
 ) -> Figure:  # fmt: skip
     """Metrics over a weight, or over the share of the training patients. Notebook: 05.
 
     Parameters
     ----------
     lines : mapping of label -> sequence of dict
-        ``x`` and, for each metric, ``value`` and ``ci``; one line each.
+        ``x`` and, for each metric, ``value``, ``ci`` and perhaps ``by_run``, drawn as ticks; one line each.
+    untouched : metric -> value, optional
+        Of the model before any training, as a dotted line.
     """
     figure, axes = new_picture(8.4, 3.4, 1, len(metrics), caption=world)
     for ax, metric in zip(axes[0], metrics, strict=True):
@@ -70,14 +72,19 @@ def study_lines(
             x = [p["x"] for p in points]
             low, high = [p[metric]["ci"][0] for p in points], [p[metric]["ci"][1] for p in points]
             ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+            for p in points:
+                own = p[metric].get("by_run", ())
+                ax.plot([p["x"]] * len(own), own, "_", color=colour, markersize=9, alpha=0.8)
             ax.plot(x, [p[metric]["value"] for p in points], color=colour, marker=marker, linestyle=dash, label=label)
+        if untouched:
+            ax.axhline(untouched[metric], color=INK, linestyle=":", linewidth=1, label="before any training")
         ax.set(xlabel=xlabel, ylabel=METRICS[metric])
         if log:
             ax.set_xscale("log")
             ticks = sorted({p["x"] for points in lines.values() for p in points})
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
-    axes[0, 0].legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 

@@ -54,8 +54,9 @@ def plane(X, T, *, scale: float | None = None, world: str = "") -> Figure:
             turn, r = np.radians(np.linspace(start, end, 40)), next(radii)
             ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
             text = f"{abs(end - start):.0f}°, cos {S[i, j]:.2f}"
-            middle = (r * np.cos(turn[20]), r * np.sin(turn[20]))
-            ax.text(*middle, text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
+            vectors = np.radians(np.concatenate([*at.values()]))
+            clear = turn[np.abs(turn[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
+            ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
     ax.set(xlim=(-0.16, 1.3), ylim=(-0.1, 1.16), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
     ax.set_title("Two images and two prompts" if (len(X), len(T)) == (2, 2) else "Unit vectors")
     if scale is not None:
