@@ -44,7 +44,7 @@ def phantom(
 
 
 def bench(
-    what: Annotated[str, typer.Argument(metavar="step|data|eval|gpu")],
+    what: Annotated[str, typer.Argument(metavar="step|data|eval|gpu")] = "step",
     model: Annotated[
         list[str] | None, typer.Option("--model", help="may be given twice; vit-b16: the paper's, random weights")
     ] = None,

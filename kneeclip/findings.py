@@ -181,15 +181,18 @@ def _figures(report: dict) -> dict:
     if not arms:
         return {}
     drawn = {"arms.png": (plots.study_arms(arms, world=world), "Every arm with its interval and its single runs")}
-    metric, rows = question["metric"], []
+    metric, rows, thin = question["metric"], [], []
     for c in (c for c in report["contrasts"] if c["side"] == question["side"]):
         for view in ("original", "averaged"):
             one = c[view][metric]
             if one["ci"]:
                 label = f"{c['a']} − {c['b']}" + (", averaged" if view == "averaged" else "")
                 rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
+                thin.append(one["runs_ci"])
     if rows:
-        figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, world=world)
+        over = "folds" if study["folds"] else "seeds"
+        told = f"{world}\n95 %: thick and in numbers, over patients; thin, over {over}"
+        figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, thin=thin, world=told)
         figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width
         drawn["contrasts.png"] = (figure, "The planned contrasts with their intervals")
     forms: dict[str, list] = {}

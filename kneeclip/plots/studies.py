@@ -60,7 +60,8 @@ def study_lines(
     Parameters
     ----------
     lines : mapping of label -> sequence of dict
-        ``x`` and, for each metric, ``value``, ``ci`` and perhaps ``by_run``, drawn as ticks; one line each.
+        ``x`` and, for each metric, ``value``, ``ci`` and perhaps ``by_run``, drawn as ticks
+        where there are no more than two lines; one line each.
     untouched : metric -> value, optional
         Of the model before any training, as a dotted line.
     """
@@ -72,7 +73,7 @@ def study_lines(
             x = [p["x"] for p in points]
             low, high = [p[metric]["ci"][0] for p in points], [p[metric]["ci"][1] for p in points]
             ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            for p in points:
+            for p in points if len(lines) <= 2 else ():  # of more lines they would hide each other
                 own = p[metric].get("by_run", ())
                 ax.plot([p["x"]] * len(own), own, "_", color=colour, markersize=9, alpha=0.8)
             ax.plot(x, [p[metric]["value"] for p in points], color=colour, marker=marker, linestyle=dash, label=label)
