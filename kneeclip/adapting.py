@@ -144,8 +144,9 @@ def ledger(model: CLIPModel, recipe: Recipe, forward: Callable[[CLIPModel], torc
                 kept[storage._cdata] = storage.nbytes()
             return tensor
 
-        bf16 = recipe.precision == "bf16"  # the meta device knows no autocast, not even one that is switched off
-        half = torch.autocast(model.device.type, torch.bfloat16) if bf16 else nullcontext()
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+        # the meta device knows no autocast, not even one that is switched off
+        half = torch.autocast(model.device.type, kind) if kind else nullcontext()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), half:
             end = forward(model)  # held until here: a storage that is freed gives its address to the next one
         numbers = sum(w.numel() for w in trained)

@@ -79,13 +79,15 @@ def read_run(folder: Path) -> tuple[dict, PromptSet | None]:
 
 def _card(record: dict, chosen: dict, several: bool) -> str:
     recipe = record["recipe"]
+    judged = recipe["select"] != "none" and any(name.startswith("tune_") for name in chosen)
+    how = f"chosen on `tune` by {recipe['select']}" if judged else "the last"
     rows = [
         ("base model", record.get("base", "not stated")),
         ("trained on", record.get("data", "not stated")),
         ("arm", recipe["arm"]),
         ("what learnt", f"{recipe['adapt']}: {record['trained']:,} numbers"),
         ("prompts", record["prompts"]),
-        ("epoch kept", f"{record['best_epoch'] + 1} of {recipe['epochs']}, chosen on `tune` by {recipe['select']}"),
+        ("epoch kept", f"{record['best_epoch'] + 1} of {recipe['epochs']}, {how}"),
         ("seed", recipe["seed"]),
         *[(name.replace("_", " "), f"{chosen[name]:.3f}") for name in chosen if name.startswith("tune_")],
     ]
@@ -103,8 +105,12 @@ def _card(record: dict, chosen: dict, several: bool) -> str:
         "# A CLIP that grades knee radiographs (Kellgren–Lawrence 0–4)\n\n"
         f"**{NOT_FOR_DIAGNOSIS}** Trained by `kneeclip`, a tutorial on CLIP-KOA (arXiv 2504.19443).\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
-        f"{use}"
+        + (
+            "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
+            if judged
+            else ""
+        )
+        + use
     )
 
 
@@ -115,9 +121,15 @@ def _device() -> str:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
+    here = Path(__file__)
     try:
-        out = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5)
+        for words in (
+            ["ls-files", "--error-unmatch", here.name],
+            ["rev-parse", "HEAD"],
+        ):  # another's checkout is not ours
+            out = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=5)
+            if out.returncode:
+                return None
     except (OSError, subprocess.SubprocessError):
         return None
-    return out.stdout.strip() or None if out.returncode == 0 else None
+    return out.stdout.strip() or None

@@ -164,8 +164,11 @@ def _entries(codes: str | Iterable[str]) -> dict[str, PromptSet]:
             raise KneeError(f"code {i} of {len(words)}: {error}") from None
         if any(prompts == other for other in entries.values()):  # the same name and the same texts
             continue
-        namesakes = sum(other.name == name for other in entries.values())
-        entries[f"{name} ({namesakes + 1})" if namesakes else name] = prompts
+        key, n = name, 1
+        while key in entries:
+            n += 1
+            key = f"{name} ({n})"
+        entries[key] = prompts
     if not entries:
         raise KneeError("there is no code to read", None, "paste the class's codes, one a line")
     return entries

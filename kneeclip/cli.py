@@ -289,7 +289,3 @@ def main() -> None:
         sys.exit(1)
     finally:
         processes.part()
-
-
-if __name__ == "__main__":
-    main()

@@ -68,7 +68,7 @@ def bench(
     from kneeclip.laps import rows
     from kneeclip.tables import Table
 
-    data = data or os.environ.get("KNEECLIP_DATA")
+    data = data or os.environ.get("KNEECLIP_DATA") or None
     settings = given(batch_size=batch_size, repeats=repeats, steps=steps, threads=threads)
     numbers = timed(model or None, data, **settings)
     typer.echo(f"{numbers['machine']}, {numbers['environment']['threads']} threads; {numbers['world']}")

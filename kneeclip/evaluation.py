@@ -204,8 +204,8 @@ def fit_temperature(p, grades, weights=None) -> float:
     Returns
     -------
     float
-        Between 0.05 and 20; above 1 for an over-confident grader. Towards either end no temperature fits:
-        every image is right, or the probabilities are no better than even ones.
+        Between 0.05 and 20; above 1 for an over-confident grader. Where every image is right there is no best one (the
+        sharper the likelier), and where the probabilities are no better than even ones it is near 20.
 
     Raises
     ------
@@ -286,7 +286,7 @@ def _softmax(z: np.ndarray) -> np.ndarray:
 
 
 def _log(p: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(p, _TINY))
+    return np.log(np.where(p > 0, p, _TINY))
 
 
 def _probabilities(p) -> np.ndarray:

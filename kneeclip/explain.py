@@ -106,14 +106,14 @@ def roll_out(attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tenso
 
 
 def average_map(regions, patches: int) -> np.ndarray:
-    """The mean of many knees' regions, no finer than a tower's patches: one map for all images, (H, W), sum 1.
+    """The mean of many knees' regions, no finer than a tower's patches: one map for all images, (S, S), sum 1.
 
     Parameters
     ----------
-    regions : (N, H, W) bool
+    regions : (N, S, S) bool
         Of knees *other* than those that are scored.
     patches : int
-        Patches along one side of the image; H and W are multiples of it.
+        Patches along one side of the image; S is a multiple of it.
 
     Notes
     -----
@@ -121,7 +121,7 @@ def average_map(regions, patches: int) -> np.ndarray:
     Notebook: 05.
     """
     mean = torch.as_tensor(np.asarray(regions), dtype=torch.float32).mean(0)
-    if any(n % patches for n in mean.shape):
+    if mean.ndim != 2 or mean.shape[0] != mean.shape[1] or mean.shape[0] % patches:
         raise KneeError("the patches don't divide the image", f"{tuple(mean.shape)} in {patches}")
     coarse = F.avg_pool2d(mean[None, None], [n // patches for n in mean.shape])[0]
     return _enlarged(coarse, mean.shape[-1])[0]

@@ -107,8 +107,8 @@ def list_films(source: str | Path) -> Listing:
 
 def patient_and_side(stem: str) -> tuple[str, str]:
     """``"9001695L"`` -> ``("9001695", "L")``; a name without L or R at its end: ``(stem, "")``."""
-    # A small l or r counts after a digit or a separator only: "normal" is no left knee.
-    match = re.fullmatch(r"(.*?[^ _-])[ _-]*([LR])|(.*\d)([lr])|(.*?[^ _-])[ _-]+([lr])", stem)
+    # A letter counts after a digit or a separator only: "normal" and "NORMAL" are no left knees.
+    match = re.fullmatch(r"(.*\d)([LRlr])|(.*?[^ _-])[ _-]+([LRlr])", stem)
     if not match:
         return stem, ""
     patient, side = (group for group in match.groups() if group is not None)
@@ -138,7 +138,7 @@ def read_grey(file) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        Mode "L", its own size, 16 to 10,000 px a side.
+        Mode "L", its own size, 16 to 10,000 px a side and 80 million in all at most.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def read_grey(file) -> Image.Image:
         dicom = str(name).lower().endswith((".dcm", ".dicom"))
         remedy = "export DICOM as PNG first, one knee an image" if dicom else "copy it again, or leave it out"
         raise KneeError("the image can't be read", name, remedy) from fault
-    remedy = f"give a single knee of {MIN_SIDE} to {MAX_SIDE:,} px a side"
+    remedy = f"give a single knee of {MIN_SIDE} to {MAX_SIDE:,} px a side, {MAX_PIXELS:,} in all at most"
     raise KneeError("the image is too small or too large", f"{name}: {found}", remedy)
 
 

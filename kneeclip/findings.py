@@ -190,7 +190,7 @@ def _figures(report: dict) -> dict:
                 rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
                 thin.append(one["runs_ci"])
     if rows:
-        over = "folds" if study["folds"] else "seeds"
+        over = "folds" if any(c["folds"] > 1 for c in report["contrasts"]) else "seeds"
         told = f"{world}\n95 %: thick and in numbers, over patients; thin, over {over}"
         figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, thin=thin, world=told)
         figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width

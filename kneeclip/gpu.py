@@ -58,6 +58,9 @@ def bench_gpu(models=None, data=None, *, batch_size=None, repeats=3, steps=10, t
     flops = view_flops(task.model.config.vision_config)
     with dynamo("inductor"):
         laps = [_lap(task)["views_per_second"] for _ in range(repeats)]
+    if None in laps:
+        batch = f"batch_size={task.recipe.batch_size}"
+        raise KneeError("the card's memory is too small for this batch", batch, "give a smaller --batch-size")
     numbers["models"][name] = {
         "batch_size": task.recipe.batch_size,
         "steps": steps,
@@ -66,6 +69,7 @@ def bench_gpu(models=None, data=None, *, batch_size=None, repeats=3, steps=10, t
         "epoch_seconds": spread([2 * PAIRS / views for views in laps]),
     }
     numbers["memory"] = []
+    del task  # its weights would count in the peaks below
     for pairs in BATCHES:
         for checkpointing in (False, True):
             sized = _task(name, data, pairs, 3, precision="bf16")
@@ -73,6 +77,7 @@ def bench_gpu(models=None, data=None, *, batch_size=None, repeats=3, steps=10, t
                 sized.model.gradient_checkpointing_enable()
             row = {"pairs": pairs, "gradient checkpointing": checkpointing}
             numbers["memory"].append(row | _lap(sized))
+            del sized
     small = _lap(_task(name, data, 64, 3, precision="fp16", micro_batch=16))
     numbers["small_card"] = {"precision": "fp16", "batch_size": 64, "micro_batch": 16, **small}
     numbers["small_card"]["fits"] = (small["peak_gib"] or 1e9) * 2**30 < SMALL_CARD - 1e9

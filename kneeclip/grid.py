@@ -71,7 +71,7 @@ class Planned:
         v = self.variant
         parts = [f"fold{self.fold}", f"seed{self.seed}", v.arm]
         parts += [] if v.form is None else [v.form, f"w{v.weight:g}"]
-        parts += [v.prompts] if v.prompts not in ("criteria", "nonsense") else []
+        parts += [v.prompts] if v.prompts != "criteria" and v.arm != "nonsense" else []
         parts += [] if v.sides == "both" else [v.sides]
         parts += [] if v.share == 100 else [f"{v.share:g}pc"]
         return "-".join([*parts, *([] if v.start == "pretrained" else [v.start])])
@@ -184,6 +184,10 @@ def parse_study(settings: dict) -> Study:
         settings=settings,
     )
     _check_question(study)
+    if len({run.name for run in study.runs}) < len(study.runs):
+        raise KneeError(
+            "two runs of the study would share a file", "weights, shares", "give fewer digits, or leave one out"
+        )
     for run in study.runs:  # a recipe that can't be is refused here, before a folder is this study's
         matched(recipe, run)
     return study
@@ -234,6 +238,11 @@ def _variants(grid: dict, recipe: Recipe) -> Iterator[Variant]:
         wrong = [x for x in given[name] if not isinstance(x, (int, float)) or not low <= x <= high]
         if wrong:
             raise KneeError(f"the study's {name} can't be so", wrong, f"give numbers from {low:g} to {high:g}")
+    if wrong := [x for x in given["shares"] if abs(100 / x - round(100 / x)) > 0.05]:  # `matched` gives more epochs
+        remedy = (
+            "give 100 divided by a whole number, as 1, 5, 20, 25, 33.3, 50: the views can't be equally many otherwise"
+        )
+        raise KneeError("the study's shares can't be so", wrong, remedy)
     for arm, form, weight, prompts, sides, share, start in itertools.product(*(given[name] for name in names)):
         form, weight = (form, float(weight)) if arm in WITH_CONSISTENCY else (None, None)
         yield Variant(arm, form, weight, "nonsense" if arm == "nonsense" else prompts, sides, float(share), start)

@@ -23,7 +23,7 @@ __all__ += ["masks", "narrowing", "osteophyte", "read", "render", "sample_patien
 class Reader:
     """Somebody who grades: sees osteophytes smaller or larger than they are, and narrowing not quite as it is."""
 
-    osteophyte_shift: float = 0.0  # added to the size from which an osteophyte counts as definite
+    osteophyte_shift: float = 0.0  # added to every cut on the osteophyte's size
     narrowing_noise: float = 0.0  # standard deviation on the share of joint space lost, on a good exposure
     seed: int = 0
 
@@ -262,8 +262,9 @@ def cohort_statistics(knees: Phantoms) -> dict:
     """
     from sklearn.metrics import cohen_kappa_score
 
-    def qwk(a, b):
-        return float(cohen_kappa_score(a, b, weights="quadratic", labels=range(5)))
+    def qwk(a, b):  # of one and the same grade throughout, or of nobody, kappa is 0/0
+        defined = len(np.union1d(a, b)) > 1
+        return float(cohen_kappa_score(a, b, weights="quadratic", labels=range(5))) if defined else None
 
     pairs: dict[str, list[int]] = {}
     for patient, value in zip(knees.patients, knees.grades, strict=True):
@@ -275,7 +276,7 @@ def cohort_statistics(knees: Phantoms) -> dict:
         "n": len(knees),
         "shares": [float((knees.grades == k).mean()) for k in range(5)],
         "same_grade": float((both[:, 0] == both[:, 1]).mean()) if len(both) else None,
-        "pair_qwk": qwk(both[:, 0], both[:, 1]) if len(both) else None,
+        "pair_qwk": qwk(both[:, 0], both[:, 1]),
         "reader_agreement": float((first == second).mean()),
         "reader_qwk": qwk(first, second),
         "atrophic": float(knees.atrophic[narrow].mean()) if narrow.any() else None,

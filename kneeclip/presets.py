@@ -81,14 +81,18 @@ class Recipe:
             value, kind = getattr(self, field.name), field.type.removesuffix(" | None")
             types, asked = KINDS[kind]
             ok = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
-            ok = ok and (kind not in ("int", "float") or abs(value) < 1e300)  # neither infinite nor NaN
+            ok = ok and (kind not in ("int", "float") or abs(float(value)) < 1e300)  # neither infinite nor NaN
             check(ok or (value is None and kind != field.type), field.name, f"give {asked}")
+            if kind in ("int", "float") and value is not None and type(value) not in (int, float):
+                object.__setattr__(
+                    self, field.name, int(value) if kind == "int" else float(value)
+                )  # as JSON holds them
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         forms = ("js", "kl", "mse", "bhattacharyya")
         check(self.consistency in forms, "consistency", f"choose one of {', '.join(forms)}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "choose no, bf16 or fp16")
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
-        for name in ("weight", "weight_decay", "augment", "save_every", "seed"):
+        for name in ("weight", "weight_decay", "save_every", "seed"):
             check(getattr(self, name) >= 0, name, "give a number that is not negative")
         check(self.seed <= MAX_SEED, "seed", f"give a whole number up to {MAX_SEED}")
         check(self.adapt in RUNGS, "adapt", f"choose one of {', '.join(RUNGS)}")
@@ -97,7 +101,7 @@ class Recipe:
         check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "give a whole number from 1, or None")
         for name in ("lr", "clip_norm"):
             check(getattr(self, name) > 0, name, "give a number above 0")
-        for name in ("warmup", "balance"):
+        for name in ("warmup", "balance", "augment"):
             check(0 <= getattr(self, name) <= 1, name, "give a share between 0 and 1")
 
     @property

@@ -186,11 +186,12 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     out = Path(out)
     if settings.epochs < 1:
         raise KneeError("a pretraining needs epochs", f"epochs={settings.epochs}", "give 1 or more")
-    if 2 * settings.patients < settings.batch_size:
-        enough = f"give {math.ceil(settings.batch_size / 2)} or more"
-        raise KneeError("two knees a patient don't fill a batch", f"patients={settings.patients}", enough)
     if settings.sides not in ("both", "L", "R"):
         raise KneeError("there are no such sides", f"sides={settings.sides!r}", "choose both, L or R")
+    each = 2 if settings.sides == "both" else 1
+    if each * settings.patients < settings.batch_size:
+        enough = f"give {math.ceil(settings.batch_size / each)} or more"
+        raise KneeError("the patients' knees don't fill a batch", f"patients={settings.patients}", enough)
     require_folder(out)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")

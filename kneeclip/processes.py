@@ -186,6 +186,8 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
     memory of it is in the way: that is cleared. A forked process hangs if it uses the threads of its parent's
     OpenMP: each gets one thread. The precision is the recipe's, not the launcher's. Notebook: 06.
     """
+    if processes < 2:
+        raise KneeError("a launch takes several processes", f"processes={processes}", "give 2 or more, or just call it")
     if not hasattr(os, "fork"):
         remedy = "use accelerate launch -m kneeclip train in a shell"
         raise KneeError("this system can't fork a notebook into processes", sys.platform, remedy)

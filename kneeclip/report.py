@@ -103,8 +103,11 @@ class Book:
         """The folds and the seeds of the largest full table, every fold with every seed, that all variants have."""
         units = set.intersection(*(self.units(v) for v in variants))
         seeds_of = {fold: {s for f, s in units if f == fold} for fold, _ in units}
-        best: tuple[list[int], list[int]] = ([], [])
+        tables: set[frozenset[int]] = set()  # every set of seeds that some folds have in common
         for seeds in seeds_of.values():
+            tables |= {table & seeds for table in tables} | {frozenset(seeds)}
+        best: tuple[list[int], list[int]] = ([], [])
+        for seeds in sorted(tables, key=sorted):
             folds = [fold for fold, there in seeds_of.items() if seeds <= there]
             if len(folds) * len(seeds) > len(best[0]) * len(best[1]):
                 best = (sorted(folds), sorted(seeds))

@@ -96,11 +96,11 @@ def run_study(
                 return made
             lock = FileLock(work / f"{run.name}.lock", timeout=0)
             try:
-                lock.acquire()
+                claim = lock.acquire()
             except Timeout:
                 busy += 1
                 continue
-            with lock:
+            with claim:  # `with lock` would acquire it once more, and an error's traceback keep it
                 if run_file(out, run).exists():  # finished by another process since we looked
                     continue
                 record = _make(study, run, images, out, work / run.name)

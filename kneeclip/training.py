@@ -274,8 +274,12 @@ def _finish(state, model, processor, recipe, prompts, tune, accelerator, card) -
         run.notes.append(kept + (", and nothing was calibrated" if recipe.calibrate else ""))
     elif recipe.calibrate:
         p, _ = processes.predict_shared(model, processor, tune.images, prompts, mirror=tune.mirror)
-        run.temperature = fit_temperature(p, tune.grades.cpu().numpy())
-        clip.fold_temperature(model, run.temperature)
+        grades = tune.grades.cpu().numpy()
+        if (p.argmax(1) == grades).all():  # the likelihood would then grow without end, the sharper the better
+            run.notes.append("every image of tune was graded right, so no temperature was fitted")
+        else:
+            run.temperature = fit_temperature(p, grades)
+            clip.fold_temperature(model, run.temperature)
     accelerator.wait_for_everyone()  # nobody may still be reading what is removed below
     if state.folder is not None and accelerator.is_main_process:
         clip.save_clip(model, processor, state.folder)

@@ -60,3 +60,14 @@ def test_a_stub_is_open(exercise, capsys):
 def test_an_exercise_that_does_not_exist():
     with pytest.raises(KneeError, match="choose one of"):
         check("09", None)
+
+
+def test_answers_of_another_type_are_told_in_a_sentence(capsys):
+    def symmetrise(f):
+        return lambda x: ((f(x) + f(x.flip(-1))) / 2).numpy()
+
+    assert check("04-extra", symmetrise)  # right, and an array
+    wrongs = {"03": lambda *_: [1, 2], "03-extra": lambda *_: "a half", "05-extra": lambda *_: [[1], [1, 2]]}
+    for number, wrong in wrongs.items():
+        assert not check(number, wrong)
+    assert "Traceback" not in capsys.readouterr().out

@@ -142,6 +142,8 @@ def test_zip_gives_the_same_rows(tmp_path):
         ("case_12_R", ("case_12", "R")),
         ("case 12 l", ("case 12", "L")),
         ("normal", ("normal", "")),
+        ("NORMAL", ("NORMAL", "")),
+        ("POSTERIOR", ("POSTERIOR", "")),
         ("9001695L (1)", ("9001695L (1)", "")),
         ("L", ("L", "")),
     ],

@@ -340,3 +340,8 @@ def test_inputs_that_cannot_be_scored():
         with pytest.raises(KneeError, match="above 0"):
             ev.with_temperature(p, T)
     ev.evaluate(p * 1.0005, y, patients, n_boot=0)  # float32's rounding is forgiven
+
+
+def test_the_smallest_probabilities_are_not_cut_off():
+    z, z_flip = np.array([[0.0, -150.0]]), np.array([[-120.0, 0.0]])
+    assert np.allclose(ev.flip_average(_softmax(z), _softmax(z_flip)), _softmax((z + z_flip) / 2), atol=1e-12)

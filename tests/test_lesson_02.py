@@ -216,3 +216,9 @@ def test_text_order_draws_each_pair_by_its_distance():
     axes = plots.text_order({"a": matrix, "b": matrix}).axes
     apart, cosine = axes[2].get_lines()[0].get_data()
     assert len(apart) == 10 and cosine == pytest.approx(1 - 0.2 * np.asarray(apart))
+
+
+def test_namesakes_of_namesakes_keep_their_places():
+    given = (("ann (2)", "names"), ("ann", "criteria"), ("ann", "paper"))
+    codes = [classroom.to_code(name, prompts) for name, prompts in given]
+    assert list(classroom._entries(codes)) == ["ann (2)", "ann", "ann (3)"]

@@ -1,6 +1,7 @@
 """Phantoms: the drawing is reproducible and true to its anatomy, the rule is the written one, the cohort is
 calibrated, and nothing but disease tells the grade."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +333,11 @@ def test_the_comparison_marks_which_side_is_phantom(knees):
 def test_what_is_wrong_is_said(wrong):
     with pytest.raises(KneeError):
         wrong()
+
+
+def test_statistics_of_one_grade_are_json():
+    knees = ph.make_phantoms(1, 3, size=32)
+    knees.grades[:] = 2
+    told = ph.cohort_statistics(knees)
+    json.dumps(told, allow_nan=False)
+    assert told["same_grade"] == 1 and told["pair_qwk"] is None

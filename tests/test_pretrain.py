@@ -13,6 +13,7 @@ from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 from kneeclip.loading import ASSETS
+from kneeclip.pretrain import Pretraining
 
 
 def test_the_contrastive_loss_by_hand():
@@ -56,6 +57,11 @@ def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
     assert torch.equal(right.anatomy.medial_space, both.anatomy.medial_space[kept])
     with pytest.raises(KneeError, match="no such sides"):
         pretrain.pretrain(tmp_path / "out", dataclasses.replace(tiny_settings, sides="right"))
+
+
+def test_one_sides_knees_must_fill_a_batch_too(tmp_path):
+    with pytest.raises(KneeError, match="patients=100.*128 or more"):
+        pretrain(tmp_path / "p", Pretraining(patients=100, sides="R"))
 
 
 def test_the_tokenizer_reads_anything_and_knees_shortly(tiny):

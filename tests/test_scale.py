@@ -240,3 +240,8 @@ def test_the_pages_show_what_was_measured():
         loss, weights = row["loss_max_difference"], row["weights_max_relative_difference"]
         assert f"| {name} | {loss:.1e} | {weights:.1e} |" in lines
         assert loss < 1e-5 and weights < 1e-6 and row["steps"] == 20
+
+
+def test_one_process_is_no_launch():
+    with pytest.raises(KneeError, match="processes=1.*2 or more"):
+        processes.launch(print, processes=1)

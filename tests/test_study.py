@@ -12,13 +12,13 @@ import yaml
 from PIL import Image
 from sklearn import metrics as sk
 
-from kneeclip import cli, evaluation, training
+from kneeclip import cli, evaluation, study, training
 from kneeclip.errors import KneeError
 from kneeclip.findings import finding, markdown
 from kneeclip.grid import Planned, Variant, matched, parse_study, read_study
 from kneeclip.ledger import read_results
 from kneeclip.presets import Recipe
-from kneeclip.report import make_report, verdict
+from kneeclip.report import Book, make_report, verdict
 from kneeclip.study import Images, run_study
 
 ALONE = {"seeds": [0], "question": {}}
@@ -236,6 +236,29 @@ def test_two_shells_share_a_study_and_the_dead_hold_nothing(tiny_folder, tmp_pat
     assert quietly(config, out) == 1
 
 
+def test_a_run_that_is_stopped_in_a_notebook_can_be_gone_on_with(tiny_folder, tmp_path, monkeypatch):
+    config, out = write(tmp_path, settings(tiny_folder, grid={"arms": ["clip"]}, **ALONE)), tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps the last traceback, and all that it holds
+            quietly(config, out)
+    assert quietly(config, out) == 1 and kept.value is not None
+
+
+def test_two_prompt_sets_are_two_runs(tiny_folder):
+    runs = parse_study(
+        settings(tiny_folder, grid={"arms": ["clip_koa"], "prompts": ["criteria", "nonsense"]}, **ALONE)
+    ).runs
+    assert [run.name for run in runs] == ["fold0-seed0-clip_koa-js-w1", "fold0-seed0-clip_koa-js-w1-nonsense"]
+
+
+def test_the_largest_full_table_of_an_unfinished_study():
+    units = {(0, 0), (0, 1), (1, 1), (1, 2), (2, 1), (2, 3)}
+    book = object.__new__(Book)
+    book.units = lambda variant: units
+    assert book.common(["any"]) == ([0, 1, 2], [1])
+
+
 def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
     for changes, what in (
         ({"split": "test"}, "opened once"),
@@ -244,6 +267,8 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
         ({"grid": {"arms": ["clipp"]}}, "clipp.*choose among clip"),
         ({"grid": {"forms": ["jsd"]}}, "jsd"),
         ({"grid": {"weights": [-1]}}, "weights"),
+        ({"grid": {"arms": ["clip"], "shares": [40]}, **ALONE}, "shares.*whole number"),
+        ({"grid": {"weights": [1, 1.0000001]}, **ALONE}, "share a file"),
         ({"recipe": {"seed": 3}}, "recipe has no such setting.*seed"),
         ({"epochs": 3}, "no such setting.*epochs"),
         ({"question": {"contrasts": [["clip_koa", "symmetry"]]}}, "symmetry.*choose among"),

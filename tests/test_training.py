@@ -479,3 +479,27 @@ def test_grades_are_whole_numbers_and_columns_of_one_length(tiny, arrays, recipe
         train(*tiny, {"train": train_rows | {"grade": halves}}, "names", recipe)
     with pytest.raises(KneeError, match="differ in length"):
         train(*tiny, {"train": train_rows | {"patient": ["a"]}}, "names", recipe)
+
+
+def test_a_tune_without_a_mistake_fits_no_temperature_and_says_so(tiny, arrays, recipe, monkeypatch):
+    perfect = lambda model, processor, images, *_, **__: (np.eye(5)[arrays["tune"]["grade"]],) * 2  # noqa: E731
+    monkeypatch.setattr("kneeclip.processes.predict_shared", perfect)
+    before = tiny[0].logit_scale.item()
+    run = train(*tiny, arrays, "criteria", dataclasses.replace(recipe, epochs=1, lr=1e-9, calibrate=True))
+    assert run.temperature is None and "graded right" in run.notes[0]
+    assert tiny[0].logit_scale.item() == pytest.approx(before, abs=1e-6)
+
+
+def test_the_card_says_chosen_only_where_tune_chose(tiny, arrays, recipe, tmp_path):
+    train(*tiny, {"train": arrays["train"]}, "criteria", recipe, out=tmp_path / "run")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "2 of 2, the last" in card and "chosen" not in card and "flatter" not in card
+
+
+def test_a_recipe_takes_numpys_numbers_and_holds_plain_ones():
+    made = Recipe(seed=np.int64(3), epochs=np.int64(2), lr=np.float32(0.5))
+    assert [type(value) for value in (made.seed, made.epochs, made.lr)] == [int, int, float]
+    assert json.loads(json.dumps(vars(made)))["lr"] == 0.5
+    for wrong in (1.5, 20):
+        with pytest.raises(KneeError, match="augment"):
+            Recipe(augment=wrong)

@@ -2,6 +2,7 @@
 
 python tools/notebooks.py badges [ADDRESS]   the repository's address into pyproject.toml and every page
 python tools/notebooks.py run [NAME ...]     run notebooks from a fresh kernel, on phantoms, and keep clean outputs
+python tools/notebooks.py figures            the figures that README and docs show, from the pages' outputs
 python tools/notebooks.py guide              the questions and what lies behind each choice, into docs/teaching.md
 """
 

@@ -37,6 +37,14 @@ def called(function: Callable, *args):
     return value
 
 
+def as_number(value) -> float:
+    """The answer as one number; anything else is told in a sentence."""
+    numbers = as_numbers(value)
+    if numbers.numel() != 1:
+        raise KneeError("your function returns several numbers", f"shape {tuple(numbers.shape)}", "return one")
+    return numbers.item()
+
+
 def as_numbers(value) -> torch.Tensor:
     """The answer as a float32 tensor of any shape; what holds no numbers is told in a sentence."""
     try:

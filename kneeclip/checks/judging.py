@@ -100,7 +100,11 @@ def patient_resample(resample: Callable[[np.ndarray, np.random.Generator], np.nd
     rows_of = {patient: np.flatnonzero(patients == patient) for patient in patients}
     means, repeated, came = [], False, np.zeros(len(rows_of))
     for seed in range(300):
-        given = np.asarray(called(resample, patients, np.random.default_rng(seed)))
+        given = called(resample, patients, np.random.default_rng(seed))
+        try:
+            given = np.asarray(given)
+        except ValueError:  # a list of lists of different lengths
+            return "give whole numbers, one dimension: the indices of the drawn rows."
         if given.dtype == bool or given.dtype.kind not in "iu" or given.ndim != 1:
             return "give whole numbers, one dimension: the indices of the drawn rows."
         if len(given) and (given.min() < 0 or given.max() >= len(patients)):

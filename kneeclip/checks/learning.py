@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from kneeclip.checks.asking import Question, called
+from kneeclip.checks.asking import Question, as_number, called
 from kneeclip.presets import Recipe
 from kneeclip.training import learning_rate
 
@@ -77,7 +77,7 @@ def schedule(rate: Callable[[int, int, float], float]) -> str | None:
         ),
     ]
     for step in (0, 1, 2, 6, 9, 10):
-        given, expected = float(called(rate, step, total, share)), learning_rate(step, total, recipe)
+        given, expected = as_number(called(rate, step, total, share)), learning_rate(step, total, recipe)
         if math.isclose(given, expected, abs_tol=1e-6):
             continue
         part = "the warm-up rises by equal steps to 1" if step < warm else "after it comes half a cosine down to 0"
@@ -91,7 +91,7 @@ def schedule(rate: Callable[[int, int, float], float]) -> str | None:
 def accumulation(accumulate: Callable[[Sequence[float], Sequence[int]], float]) -> str | None:
     for losses, sizes in (([1.0, 2.0], [4, 4]), ([1.0, 3.0], [3, 1]), ([0.5, 2.0, 4.0], [16, 16, 2])):
         total = sum(loss * size for loss, size in zip(losses, sizes, strict=True))
-        given, expected = float(called(accumulate, list(losses), list(sizes))), total / sum(sizes)
+        given, expected = as_number(called(accumulate, list(losses), list(sizes))), total / sum(sizes)
         if math.isclose(given, expected, abs_tol=1e-6):
             continue
         if math.isclose(given, sum(losses) / len(losses), abs_tol=1e-6):

@@ -70,8 +70,8 @@ def bootstrap(n: int) -> dict:
     return {"images": n, "seconds": round(seconds(lambda: kc.evaluate(p, grades, np.arange(n) // 2)), 3)}
 
 
-def step_row_bytes() -> float:
-    """Bytes of history that a step leaves in every later checkpoint, from a real run; and the views that it trains."""
+def step_row_bytes() -> int:
+    """Bytes of history that a step leaves in every later checkpoint, from a real run."""
     drawn = make_phantoms(48, 1, size=112)
     knees = {"train": {"image": drawn.images, "grade": drawn.grades}}
     run = kc.train(*kc.load_clip("phantom-clip"), knees, "criteria", kc.Recipe(epochs=3, batch_size=16), progress=False)
