@@ -13,7 +13,6 @@ from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 from kneeclip.loading import ASSETS
-from kneeclip.pretrain import Pretraining
 
 
 def test_the_contrastive_loss_by_hand():
@@ -61,7 +60,7 @@ def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
 
 def test_one_sides_knees_must_fill_a_batch_too(tmp_path):
     with pytest.raises(KneeError, match="patients=100.*128 or more"):
-        pretrain(tmp_path / "p", Pretraining(patients=100, sides="R"))
+        pretrain.pretrain(tmp_path / "p", pretrain.Pretraining(patients=100, sides="R"))
 
 
 def test_the_tokenizer_reads_anything_and_knees_shortly(tiny):
