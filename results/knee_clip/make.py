@@ -41,7 +41,7 @@ SETTINGS = {
     "size": 128,  # pixels of its centre, which the model sees
     "patch": 16,
     "layers": 4,
-    "epochs": 72,
+    "epochs": 150,
     "batch_size": 32,  # images, two views each
     "lr": 1e-3,
     "weight_decay": 0.1,
