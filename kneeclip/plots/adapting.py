@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -176,7 +177,8 @@ def wise_ft(
         if chosen is not None:
             at = float(np.interp(chosen, alphas, value))
             beside = (6, 6 if at == highest else -14)  # two values may lie close: one stands above, the others below
-            ax.annotate(f"{at:.1%}", (chosen, at), beside, textcoords="offset points", color=colour, weight="bold")
+            ax.annotate(f"{at:.1%}", (chosen, at), beside, textcoords="offset points", color=colour, weight="bold",
+                        path_effects=[patheffects.withStroke(linewidth=3, foreground="white")], zorder=5)  # fmt: skip
     if chosen is not None:
         ax.axvline(chosen, color=INK, linewidth=1.1, zorder=0)
         ax.set_title(f"α = {chosen:g}", loc="right")

@@ -48,15 +48,16 @@ def plane(X, T, *, scale: float | None = None, world: str = "") -> Figure:
                 f"{name} {i}", (x, y), (7 * x, 7 * y), textcoords="offset points", color=colour, fontsize=8.5,
                 ha="left" if x > 0.1 else "center", va="center" if x > 0.1 else "bottom",
             )  # fmt: skip
-    radii = iter(np.linspace(0.28, 0.82, len(X) * len(T)))
-    for i, start in enumerate(at["image"]):
-        for j, end in enumerate(at["prompt"]):
-            turn, r = np.radians(np.linspace(start, end, 40)), next(radii)
-            ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
-            text = f"{abs(end - start):.0f}°, cos {S[i, j]:.2f}"
-            vectors = np.radians(np.concatenate([*at.values()]))
-            clear = turn[np.abs(turn[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
-            ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
+    vectors = np.radians(np.concatenate([*at.values()]))
+    pairs = [(i, j) for i in range(len(X)) for j in range(len(T))]
+    pairs.sort(key=lambda pair: abs(at["image"][pair[0]] - at["prompt"][pair[1]]))  # wide angles on the outside
+    for r, (i, j) in zip(np.linspace(0.28, 0.82, len(pairs)), pairs, strict=True):
+        start, end = at["image"][i], at["prompt"][j]
+        turn = np.radians(np.linspace(start, end, 40))
+        ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
+        text = f"{abs(end - start):.0f}°, cos {S[i, j]:.2f}"
+        clear = turn[np.abs(turn[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
+        ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
     ax.set(xlim=(-0.16, 1.3), ylim=(-0.1, 1.16), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
     ax.set_title("Two images and two prompts" if (len(X), len(T)) == (2, 2) else "Unit vectors")
     if scale is not None:
