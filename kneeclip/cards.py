@@ -81,6 +81,8 @@ def _card(record: dict, chosen: dict, several: bool) -> str:
     recipe = record["recipe"]
     judged = recipe["select"] != "none" and any(name.startswith("tune_") for name in chosen)
     how = f"chosen on `tune` by {recipe['select']}" if judged else "the last"
+    flatter = "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
+    flatter = flatter if judged else ""
     rows = [
         ("base model", record.get("base", "not stated")),
         ("trained on", record.get("data", "not stated")),
@@ -105,12 +107,7 @@ def _card(record: dict, chosen: dict, several: bool) -> str:
         "# A CLIP that grades knee radiographs (Kellgren–Lawrence 0–4)\n\n"
         f"**{NOT_FOR_DIAGNOSIS}** Trained by `kneeclip`, a tutorial on CLIP-KOA (arXiv 2504.19443).\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        + (
-            "The tune figures chose the epoch, so they flatter: report those of `kneeclip evaluate`.\n\n"
-            if judged
-            else ""
-        )
-        + use
+        f"{flatter}{use}"
     )
 
 
@@ -122,11 +119,8 @@ def _device() -> str:
 
 def _commit() -> str | None:
     here = Path(__file__)
-    try:
-        for words in (
-            ["ls-files", "--error-unmatch", here.name],
-            ["rev-parse", "HEAD"],
-        ):  # another's checkout is not ours
+    try:  # first whether this file is tracked: an environment may lie inside somebody else's checkout
+        for words in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
             out = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=5)
             if out.returncode:
                 return None

@@ -84,9 +84,8 @@ class Recipe:
             ok = ok and (kind not in ("int", "float") or abs(float(value)) < 1e300)  # neither infinite nor NaN
             check(ok or (value is None and kind != field.type), field.name, f"give {asked}")
             if kind in ("int", "float") and value is not None and type(value) not in (int, float):
-                object.__setattr__(
-                    self, field.name, int(value) if kind == "int" else float(value)
-                )  # as JSON holds them
+                plain = int(value) if kind == "int" else float(value)  # as JSON holds numbers
+                object.__setattr__(self, field.name, plain)
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         forms = ("js", "kl", "mse", "bhattacharyya")
         check(self.consistency in forms, "consistency", f"choose one of {', '.join(forms)}")

@@ -181,7 +181,7 @@ def test_the_plane_shows_cosines_and_the_softmax_at_its_scale():
     X, T = np.array([[1, 0], [0.6, 0.8]]), np.array([[0.8, 0.6], [0, 1]])
     left, right = plots.plane(X, T, scale=10).axes
     said = [t.get_text() for t in left.texts]
-    assert [s for s in said if "cos" in s] == ["37°, cos 0.80", "90°, cos 0.00", "16°, cos 0.96", "37°, cos 0.80"]
+    assert [s for s in said if "cos" in s] == ["16°, cos 0.96", "37°, cos 0.80", "37°, cos 0.80", "90°, cos 0.00"]
     p = (10 * torch.tensor(X @ T.T)).softmax(-1).max(-1).values.tolist()
     dots = [line.get_ydata()[0] for line in right.get_lines() if line.get_marker() == "o"]
     assert dots == pytest.approx(p)

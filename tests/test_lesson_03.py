@@ -161,7 +161,7 @@ def test_history_of_a_first_epoch_that_still_runs():
     steps = [{"step": s, "epoch": 0, "total": 1.0 - 0.1 * s, "original": 1.0 - 0.1 * s} for s in range(3)]
     (ax,) = plots.history([], steps=steps).axes
     assert ax.get_lines()[0].get_ydata().tolist() == [row["total"] for row in steps]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["total"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["loss"]
 
 
 def test_loss_curves():
