@@ -121,8 +121,13 @@ def tune_mask(patients: Iterable[str]) -> np.ndarray:
     -----
     Source: ours. Notebook: 01.
     """
-    digests = (hashlib.sha256(f"kneeclip tune {patient}".encode()).digest() for patient in patients)
-    return np.array([int.from_bytes(d[:8], "big") < TUNE_SHARE * 2**64 for d in digests], dtype=bool)
+    return hashed_share("kneeclip tune", patients, TUNE_SHARE)
+
+
+def hashed_share(label: str, patients: Iterable[str], share: float) -> np.ndarray:
+    """About that share of the patients, bool (N,), by a hash of label and id: a larger share holds the smaller ones."""
+    digests = (hashlib.sha256(f"{label} {patient}".encode()).digest() for patient in patients)
+    return np.array([int.from_bytes(d[:8], "big") < share * 2**64 for d in digests], dtype=bool)
 
 
 def grey_arrays(images: Dataset | Iterable) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from kneeclip.errors import KneeError
-from kneeclip.presets import ARMS, Recipe
+from kneeclip.presets import ARMS, FORMS, Recipe
 from kneeclip.prompts import BUILT_IN
 
 #: What a study compares: the arms of training, and CLIP-KOA with prompts that have nothing to do with knees.
@@ -225,7 +225,7 @@ def _variants(grid: dict, recipe: Recipe) -> Iterator[Variant]:
         raise KneeError("the study's grid has an empty list", empty, "leave the line away, or name one at least")
     choices = {
         "arms": STUDY_ARMS,
-        "forms": ("js", "kl", "mse", "bhattacharyya"),
+        "forms": FORMS,
         "prompts": BUILT_IN,
         "sides": SIDES,
         "starts": STARTS,

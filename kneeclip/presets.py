@@ -39,6 +39,7 @@ RUNGS = {
     "lora": "matrices of rank r beside the queries and values of every block of both towers, and the logit scale",
     "probe": "both projections and the logit scale: a linear map on frozen features",
 }
+FORMS = ("js", "kl", "mse", "bhattacharyya")  # of the Consistency Loss; `losses` computes them
 TWO_VIEW_ARMS = ("symmetry", "consistency", "clip_koa")
 
 
@@ -87,8 +88,7 @@ class Recipe:
                 plain = int(value) if kind == "int" else float(value)  # as JSON holds numbers
                 object.__setattr__(self, field.name, plain)
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
-        forms = ("js", "kl", "mse", "bhattacharyya")
-        check(self.consistency in forms, "consistency", f"choose one of {', '.join(forms)}")
+        check(self.consistency in FORMS, "consistency", f"choose one of {', '.join(FORMS)}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "choose no, bf16 or fp16")
         check(self.select in ("accuracy", "qwk", "none"), "select", "choose accuracy, qwk or none")
         for name in ("weight", "weight_decay", "save_every", "seed"):

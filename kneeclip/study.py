@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from kneeclip.cards import environment
 from kneeclip.checkpoints import fingerprint
-from kneeclip.data import grey_arrays, load_knees, require_split, tune_mask
+from kneeclip.data import grey_arrays, hashed_share, load_knees, require_split, tune_mask
 from kneeclip.errors import KneeError
 from kneeclip.grid import Planned, Study, matched, read_study
 from kneeclip.ledger import finished_runs, run_file, write_compact
@@ -152,7 +152,7 @@ class Images:
         if v.sides != "both":
             train, tune = train & (self.side == v.sides), tune & (self.side == v.sides)
         if v.share < 100:
-            train = train & _share(self.patient, v.share, run.seed)
+            train = train & hashed_share(f"kneeclip share {run.seed}", self.patient, v.share / 100)
         return {name: np.flatnonzero(rows) for name, rows in (("train", train), ("tune", tune), ("report", report))}
 
     def columns(self, rows: np.ndarray, processor) -> dict:
@@ -245,9 +245,3 @@ def _progress(study: Study, out: Path, run: Planned, record: dict, images: Image
 
 def _others(busy: int) -> str:
     return f", another process is at {busy}" if busy else ""
-
-
-def _share(patients: Iterable[str], percent: float, seed: int) -> np.ndarray:
-    """About so many percent of the patients, by a hash of seed and id: a larger share holds the smaller ones."""
-    digests = (hashlib.sha256(f"kneeclip share {seed} {patient}".encode()).digest() for patient in patients)
-    return np.array([int.from_bytes(d[:8], "big") < percent / 100 * 2**64 for d in digests])
