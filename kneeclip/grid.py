@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from kneeclip.errors import KneeError
-from kneeclip.presets import ARMS, FORMS, Recipe
+from kneeclip.presets import ARMS, FORMS, MAX_SEED, Recipe
 from kneeclip.prompts import BUILT_IN
 
 #: What a study compares: the arms of training, and CLIP-KOA with prompts that have nothing to do with knees.
@@ -148,7 +148,7 @@ def parse_study(settings: dict) -> Study:
         raise KneeError("folds are none, or a number from 2 to 100 and real data", f"folds: {folds}")
     recipe = Recipe(**_only(settings.get("recipe", {}), _fields(Recipe) - {"arm", "seed", "judge_every"}, "recipe"))
     seeds = _list(settings.get("seeds", 0))
-    if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+    if not seeds or not all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in seeds):
         raise KneeError("the study's seeds can't be so", f"seeds: {seeds}", "give whole numbers from 0, one or a list")
     phantoms = settings.get("phantom_patients", {})
     if not isinstance(phantoms, dict) or not all(type(n) is int and n > 0 for n in phantoms.values()):
