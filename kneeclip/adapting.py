@@ -106,7 +106,7 @@ def _with_lora(model: CLIPModel, recipe: Recipe):
 
 
 def count_trained(model: CLIPModel) -> int:
-    """How many numbers of the model learn: those that a gradient is computed for."""
+    """How many parameters of the model are trained: those that a gradient is computed for."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -125,7 +125,7 @@ def ledger(model: CLIPModel, recipe: Recipe, forward: Callable[[CLIPModel], torc
     Returns
     -------
     dict
-        ``trained`` (how many numbers learn), and in bytes ``weights`` (all of them), ``gradients``, ``moments``
+        ``trained`` (how many parameters), and in bytes ``weights`` (all of them), ``gradients``, ``moments``
         (AdamW's two) and ``kept``: what autograd keeps between forward and backward, weights left out.
 
     Notes

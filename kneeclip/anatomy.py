@@ -133,10 +133,6 @@ class Anatomy:
         index = [index] if isinstance(index, int) else index
         return Anatomy(**{name: value[index] for name, value in vars(self).items()})
 
-    def describe(self, i: int = 0) -> dict[str, float]:
-        """Every field of knee `i` as a number: what a board of sliders shows."""
-        return {name: float(value[i]) for name, value in vars(self).items()}
-
 
 def healthy(n: int = 1, **changes) -> Anatomy:
     """`n` average healthy right knees; `changes` sets fields.

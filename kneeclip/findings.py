@@ -79,8 +79,8 @@ def finding(report: dict) -> str:
             sentences.append(
                 f"A study like this one sees {100 * main['detectable']:.1f} points four times in five; to see the "
                 f"paper's {100 * CLAIM:.2f} points as often takes some {main['images_for_claim']:,} images of new "
-                f"patients (this comparison has {c['n']:,}), if the {c['runs']} {_plural(c['runs'], 'run')} an arm are "
-                "taken as they are."
+                f"patients (this comparison has {c['n']:,}), if the {c['runs']} {_plural(c['runs'], 'run')} per arm "
+                "are taken as they are."
             )
     groups: dict[str, list[str]] = {}
     for c in told:
@@ -139,22 +139,31 @@ def _arm_table(arms: Sequence[dict]) -> list[str]:
 
 
 def _contrast_table(contrasts: Sequence[dict]) -> list[str]:
-    rows = []
+    rows, shown = [], {"runs_ci"}
+    if any(c["folds"] > 1 for c in contrasts):
+        shown.add("corrected_ci")
     for c in contrasts:
         for view in ("original", "averaged"):
             accuracy, test = c[view]["accuracy"], c["mcnemar"][view]
             agreement = _difference(c["flip_agreement"], "accuracy") if view == "original" else ""
-            cells = [_difference(accuracy, "accuracy"), accuracy["verdict"], _interval(accuracy["runs_ci"], "accuracy")]
+            cells = [_difference(accuracy, "accuracy"), accuracy["verdict"]]
+            cells += [_interval(accuracy[name], "accuracy") for name in ("runs_ci", "corrected_ci") if name in shown]
             cells += [f"{test['median_p']:.3f}", _difference(c[view]["qwk"], "qwk"), c[view]["qwk"]["verdict"]]
             name = f"`{c['a']}` − `{c['b']}`"
             rows.append([name, VIEWS[view].removeprefix("on the "), c["runs"], *cells, agreement])
-    head = ("a − b", "view", "runs", "accuracy, points", "so it", "by runs", "McNemar p", "QWK", "so it",
+    by_runs = ["by runs", "by runs, corrected"][: len(shown)]
+    head = ("a − b", "view", "runs", "accuracy, points", "so it", *by_runs, "McNemar p", "QWK", "so it",
             "flip agreement, points")  # fmt: skip
     notes = [
         "",
         "By runs: t interval of the mean over folds (over seeds, where there is one fold). McNemar: exact, the median "
         "over seeds; it takes the two knees of a patient as independent.",
     ]
+    if len(shown) > 1:
+        notes[1] += (
+            " Corrected: the folds' training sets share most of their images, so the plain interval is too narrow; "
+            "this one is widened for it (Nadeau & Bengio 2003)."
+        )
     return _table(head, rows) + notes
 
 
@@ -188,9 +197,10 @@ def _figures(report: dict) -> dict:
             if one["ci"]:
                 label = f"{c['a']} − {c['b']}" + (", averaged" if view == "averaged" else "")
                 rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
-                thin.append(one["runs_ci"])
+                thin.append(one["corrected_ci"] or one["runs_ci"])
     if rows:
-        over = "folds" if any(c["folds"] > 1 for c in report["contrasts"]) else "seeds"
+        folded = any(c["folds"] > 1 for c in report["contrasts"])
+        over = "folds, corrected for shared training images" if folded else "seeds"
         told = f"{world}\n95 %: thick and in numbers, over patients; thin, over {over}"
         figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, thin=thin, world=told)
         figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width
@@ -230,15 +240,16 @@ def _runs_said(one: dict, metric: str, contrast: dict, margin: float) -> str:
     """Whether the runs' own differences agree with an interval that says something."""
     if one["verdict"] == "can't tell":
         return ""
-    if one["runs_ci"] is None:
-        return " (one run an arm: another training could undo it)"
+    by_runs = one["corrected_ci"] or one["runs_ci"]
+    if by_runs is None:
+        return " (one run per arm: another training run could undo it)"
     units = f"{contrast['folds']} folds" if contrast["folds"] > 1 else f"{contrast['seeds']} seeds"
-    low, high = one["runs_ci"]
+    low, high = by_runs
     if one["verdict"] == "equivalent":
-        agree = "they agree" if max(-low, high) <= margin else "another training could leave the margin"
+        agree = "they agree" if max(-low, high) <= margin else "another training run could leave the margin"
     else:
-        agree = "they agree" if low > 0 or high < 0 else "another training could undo it"
-    return f" (over the {units} {_interval(one['runs_ci'], metric)}: {agree})"
+        agree = "they agree" if low > 0 or high < 0 else "another training run could undo it"
+    return f" (over the {units} {_interval(by_runs, metric)}: {agree})"
 
 
 def _difference(one: dict | None, metric: str) -> str:

@@ -28,7 +28,7 @@ class Reader:
     seed: int = 0
 
 
-#: Two readers, one quick to call an osteophyte definite and one slow.
+#: Two readers, an eager one, who soon calls an osteophyte definite, and a strict one.
 READERS = (Reader(-0.14, 0.07, seed=1), Reader(0.14, 0.07, seed=2))
 
 

@@ -171,7 +171,7 @@ class Book:
                 name = row["metric"]
                 if name != "averaged":  # accuracy of the flip-averaged view, which comes with the other metrics below
                     apart = runs["a"][view, name] - runs["b"][view, name]
-                    told[view][name] = _judged(row["difference"], row["ci"], apart, margin, len(rows))
+                    told[view][name] = _judged(row["difference"], row["ci"], apart, margin, len(rows), self.study.folds)
             pairs = zip(views["a"][view], views["b"][view], strict=True)
             # one test a seed: an image that several seeds graded is still one image
             tests[view] = [mcnemar(p_a, p_b, self.columns["grade"][rows]) for p_a, p_b in pairs]
@@ -230,14 +230,19 @@ def _scores(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray) -> list[floa
     return [whole["accuracy"][0], whole["qwk"][0], (guess == flipped.argmax(1)).mean()]
 
 
-def _judged(difference: float, ci, by_run: np.ndarray, margin: float, n: int) -> dict:
-    """A difference with what its intervals let one say. The rule of every plan: see `verdict`."""
+def _judged(difference: float, ci, by_run: np.ndarray, margin: float, n: int, folds: int) -> dict:
+    """A difference with what its intervals let one say. The rule of every plan: see `verdict`.
+
+    ``runs_ci`` takes the runs' differences as independent; ``corrected_ci``, of folds alone, does not: any two training
+    sets of a cross-validation share most of their images.
+    """
     error = (ci[1] - ci[0]) / (2 * stats.norm.ppf((1 + LEVEL) / 2)) if ci else None
     return {
         "difference": difference,
         "ci": ci,
         **_spread(by_run),
         "runs_ci": _t_interval(by_run),
+        "corrected_ci": _t_interval(by_run, 1 / (folds - 1)) if len(by_run) > 1 else None,
         "verdict": verdict(ci, margin),
         "detectable": None if error is None else POWER * error,  # four times in five, in a study like this one
         "images_for_claim": None if error is None else round(n * (POWER * error / CLAIM) ** 2),
@@ -266,12 +271,17 @@ def _spread(by_run: np.ndarray) -> dict:
     return {"by_run": by_run.ravel().tolist(), "seed_sd": between_seeds, "fold_sd": between_folds}
 
 
-def _t_interval(by_run: np.ndarray) -> list[float] | None:
-    """t interval of the mean over folds, or over seeds where there is one fold; None of a single run."""
+def _t_interval(by_run: np.ndarray, shared: float = 0.0) -> list[float] | None:
+    """t interval of the mean over folds, or over seeds where there is one fold; None of a single run.
+
+    `shared`, held-out over training images, widens it for training sets that overlap [Nadeau & Bengio 2003, eq. 10:
+    the variance is that of one run times 1/n + `shared`].
+    """
     values = by_run.mean(1) if by_run.shape[0] > 1 else by_run[0]
     if len(values) < 2 or np.isnan(values).any():
         return None
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    error = values.std(ddof=1) * np.sqrt(1 / len(values) + shared)
+    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * error
     return [float(values.mean() - half), float(values.mean() + half)]
 
 

@@ -50,7 +50,7 @@ class Run:
     temperature: float | None = None  # folded into the logit scale, if the recipe calibrates
     folder: Path | None = None
     resumed_at: int = 0  # the step that this call started from
-    trained: int = 0  # numbers that learnt; with LoRA those of the matrices that are merged by now
+    trained: int = 0  # parameters; with LoRA those of the matrices that are merged by now
     notes: list[str] = field(default_factory=list)
 
 

@@ -225,7 +225,7 @@ def test_the_findings_page_says_what_the_studies_report():
     assert told("clip_koa", "clip", "averaged").replace(" points", "") in page
     pairs = (("symmetry", "flip_aug"), ("clip_koa", "symmetry"), ("consistency", "clip"), ("canonical", "flip_aug"))
     for pair in pairs:
-        low, high = found[pair]["original"]["accuracy"]["runs_ci"]
+        low, high = found[pair]["original"]["accuracy"]["corrected_ci"]
         assert told(*pair) in page and f"[{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−") in page, pair
     by_fold = [f"{100 * d:+.1f}".replace("-", "−") for d in primary["by_run"]]
     assert f"{by_fold[0]} points" in page and f"{', '.join(by_fold[1:4])} and {by_fold[4]}" in page
@@ -270,24 +270,38 @@ def test_the_findings_page_says_what_the_drawings_are_worth():
         told = f"{contrast['original']['qwk']['difference']:+.3f} [{low:.3f}, {high:.3f}]"
         assert told.replace("-", "−") in page.replace("**", "")
     least = next(row for row in report["arms"] if row["label"] == "clip 1 % pretrained")["original"]["qwk"]
-    assert f"QWK {least['value']:.3f} [{least['ci'][0]:.3f}, {least['ci'][1]:.3f}]" in page
+    assert f"{least['value']:.3f} [{least['ci'][0]:.3f}, {least['ci'][1]:.3f}]" in page
+    low, also_low, high = (f"{value:.2f}".lstrip("0") for value in sorted(least["by_run"]))
+    assert f"QWK {low} and {also_low}, against" in page and f"above it ({high})" in page
 
 
 def test_the_notebooks_tell_the_real_study_as_it_is():
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
     primary = report["contrasts"][0]["original"]["accuracy"]
     four, five = (prose(next((ROOT / "notebooks").glob(f"{n}_*.ipynb"))) for n in ("04", "05"))
-    low, high = (100 * end for end in primary["runs_ci"])
-    assert f"([{low:.1f}, {high:.1f}] points)".replace("-", "−") in four and low < 0 < high
+    plain, corrected = ([100 * end for end in primary[name]] for name in ("runs_ci", "corrected_ci"))
+    for low, high in (plain, corrected):
+        shown = f"[{low:.1f}, {high:.1f}]".replace("-", "−")
+        assert shown in four and shown in prose(ROOT / "results/README.md") and low < 0 < high
     agreement = {row["label"]: f"{100 * row['flip_agreement']['value']:.1f} %" for row in report["arms"]}
     assert f"{agreement['clip_koa']} of the knees after `clip_koa`, on {agreement['clip']} after `clip`" in four
     by_fold, gain = primary["by_run"], 0.0236
     assert by_fold[0] > gain and max(by_fold[1:]) < 0 and "The other four differences are below 0" in five
-    assert not primary["ci"][0] <= gain <= primary["ci"][1] and not low <= 100 * gain <= high
-    assert "+2.36 lies outside both intervals" in five
+    points, relative = 100 * gain, 71.86 - 71.86 / 1.0236
+    assert f"{relative:.2f}, which is the gain if the paper's figure is relative" in five
+    assert not primary["ci"][0] <= gain <= primary["ci"][1] and "+2.36 lies outside the interval over patients" in five
+    assert plain[0] < relative < plain[1] < points < corrected[1] and "the corrected one over folds holds it" in five
     shift, edge = (gain / primary["fold_sd"] * n**0.5 for n in (6, 7)), (stats.t.ppf(0.975, n - 1) for n in (6, 7))
     power = [stats.nct.sf(t, n - 1, x) for n, x, t in zip((6, 7), shift, edge, strict=True)]
-    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven pairs" in prose(ROOT / "results/README.md")
+    page = prose(ROOT / "results/README.md")
+    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven pairs" in page
+    uncertain = [primary["fold_sd"] * (4 / stats.chi2.ppf(q, 4)) ** 0.5 for q in (0.975, 0.025)]  # of five values
+    needed = [
+        next(n for n in range(2, 99) if stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, gain / sd * n**0.5) >= 0.8)
+        for sd in uncertain
+    ]
+    shown = "{:.1f} to {:.1f} points, or {} to {} pairs".format(*(100 * sd for sd in uncertain), *needed)
+    assert shown in page
 
 
 def test_which_split_is_the_easier_one_is_told_as_found():

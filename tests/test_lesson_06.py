@@ -77,7 +77,7 @@ def test_the_ladder_draws_each_rung_where_it_stands():
     ]
     figure = plots.ladder(rows, {"reader": "accuracy (n = 400)"}, world="phantom knees")
     ax = figure.axes[0]
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["zero-shot\n(0 learn)", "lora\n(24,577 learn)"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["zero-shot\n(0 trained)", "lora\n(24,577 trained)"]
     dots = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() in ("X", "D")]
     assert dots == [0.5, 0.64]
     with pytest.raises(KneeError, match="no rung"):

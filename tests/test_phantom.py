@@ -182,7 +182,7 @@ def test_readers_agree_as_published_readers_do(cohort):
     one, two = (ph.read(cohort[0], reader).numpy() for reader in ph.READERS)
     assert 0.61 < (one == two).mean() < 0.75
     assert 0.81 < cohen_kappa_score(one, two, weights="quadratic") < 0.87
-    assert one.mean() > two.mean()  # the one quick to call an osteophyte definite grades higher
+    assert one.mean() > two.mean()  # the eager one grades higher
     few = torch.arange(100, 140)
     assert np.array_equal(ph.read(cohort[0][few], ph.READERS[0]), one[100:140])  # no matter which knees come first
 
@@ -250,7 +250,6 @@ def test_anatomy_is_a_structure_of_arrays(cohort):
     anatomy = cohort[0]
     assert len(anatomy) == 8000 and all(v.shape == (8000,) and v.dtype == torch.float32 for v in vars(anatomy).values())
     assert len(anatomy[5]) == 1 and len(anatomy[-1]) == 1 and len(anatomy[anatomy.side > 0]) == 4000
-    assert anatomy[5].describe() == anatomy.describe(5)
     assert ph.render(anatomy[:0], 0).shape == (0, 112, 112)
 
 

@@ -351,6 +351,12 @@ def test_folds_keep_patients_apart_and_never_see_the_test_split(real_layout, tin
     report = make_report(out, n_boot=20)
     (both,) = [c for c in report["contrasts"] if c["side"] == "both"]
     assert (both["folds"], both["n"]) == (2, int((np.array(images.fold) < 2).sum()))
+    accuracy = both["original"]["accuracy"]
+    one, two = accuracy["by_run"]
+    # Student's t of one degree of freedom; the folds' training sets share images: a quarter of them is held out, 1 : 3
+    for name, variance in (("runs_ci", 1 / 2), ("corrected_ci", 1 / 2 + 1 / 3)):
+        half = 12.7062 * abs(one - two) / 2**0.5 * variance**0.5
+        assert accuracy[name] == pytest.approx([(one + two) / 2 - half, (one + two) / 2 + half], abs=1e-4), name
     assert len(report["study"]["missing"]) == 11 and "**Unfinished:** 5 of 16 runs" in markdown(report)
 
 
@@ -414,8 +420,8 @@ def test_the_finding_follows_its_rules(done):
     main = report["contrasts"][0]["original"]["accuracy"]
     for ci, runs_ci, said in (
         ([0.01, 0.05], [0.02, 0.04], "+3.0 [1.0, 5.0], differs (over the 2 seeds [2.0, 4.0]: they agree)"),
-        ([0.01, 0.05], [-0.1, 0.2], "differs (over the 2 seeds [−10.0, 20.0]: another training could undo it)"),
-        ([-0.01, 0.01], [-0.1, 0.2], "(over the 2 seeds [−10.0, 20.0]: another training could leave the margin);"),
+        ([0.01, 0.05], [-0.1, 0.2], "differs (over the 2 seeds [−10.0, 20.0]: another training run could undo it)"),
+        ([-0.01, 0.01], [-0.1, 0.2], "(over the 2 seeds [−10.0, 20.0]: another training run could leave the margin);"),
         ([-0.01, 0.01], [-0.01, 0.0], "equivalent within 2 points (over the 2 seeds [−1.0, 0.0]: they agree);"),
         ([-0.09, 0.05], None, "can't tell;"),
     ):

@@ -26,9 +26,9 @@ QUESTIONS = {
     "06-2": Question(
         right="b",
         reasons={
-            "a": "Moving many numbers a little can leave more in place than moving a few numbers far, and where they "
+            "a": "Moving many parameters a little can leave more in place than moving a few far, and where they "
             "sit counts: the projections are the common exit of all images and all texts.",
-            "b": "It counts where the numbers sit and how far they move. The probe turns the common exit of every "
+            "b": "It counts where the parameters sit and how far they move. The probe turns the common exit of every "
             "sentence, and at the learning rate that suits it it moves far.",
             "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
         },
@@ -40,13 +40,13 @@ QUESTIONS = {
     "06-3": Question(
         right="a",
         reasons={
-            "a": "Accuracy is no linear function of the weights, so nothing fixes the middle. Here both curves bend "
-            "upwards: two fifths of the way the reader's is already where it ends.",
-            "b": "Nothing makes it so: accuracy is no linear function of the weights, and here both lie above that.",
+            "a": "Accuracy is no linear function of the weights, so nothing puts it on that line. Here both curves "
+            "bend upwards: at α = 0.4 the reader's is already where it ends.",
+            "b": "Nothing makes it so: accuracy is no linear function of the weights, and here both lie above it.",
             "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
         },
         misconceptions={
-            "b": "Halfway between two models' weights is halfway between their accuracies.",
+            "b": "Between two models' weights lies, in proportion, what is between their accuracies.",
             "c": "Averaging two networks' weights always wrecks both.",
         },
     ),
@@ -80,9 +80,9 @@ def lora_numbers(learn: Callable[[Sequence[tuple[int, int]], int], int]) -> str 
         mistakes = {
             full: "that counts the weights themselves, and they are frozen",
             right + full: "that counts the frozen weights too",
-            rank * full: "BA has as many numbers as W, but what learns is B and A",
-            sum(rank * rows for rows, _ in shapes): "that is B alone; A is (r, columns) and learns too",
-            sum(rank * columns for _, columns in shapes): "that is A alone; B is (rows, r) and learns too",
+            rank * full: "BA has as many numbers as W, but what is trained is B and A",
+            sum(rank * rows for rows, _ in shapes): "that is B alone; A is (r, columns) and is trained too",
+            sum(rank * columns for _, columns in shapes): "that is A alone; B is (rows, r) and is trained too",
             sum(rows + columns for rows, columns in shapes): "that is rank 1: B has r columns and A has r rows",
             rank * sum(shapes[0]): "add up over all the weights that get adapters",
         }

@@ -14,8 +14,8 @@ QUESTIONS = {
         right="a",
         reasons={
             "a": "The best of many looks is partly luck, and the luck stays behind: another split tells.",
-            "b": "It was chosen because it is high there, so it flatters: the best of many looks is partly luck.",
-            "c": "That avoids one bias and brings in another: the best of many looks at `tune` flatters on `tune`.",
+            "b": "It was chosen because it is high there, so it is optimistic: the best of many looks is partly luck.",
+            "c": "That avoids one bias and brings in another: the best of many looks at `tune` is optimistic there.",
         },
         misconceptions={
             "b": "A held-out split stays an honest judge however often one chooses by it.",

@@ -152,7 +152,7 @@ def differences(
 
 
 @styled
-def gain(shares, p_values: Mapping[str, Sequence[float]], *, level: float = 0.05, world: str = "") -> Figure:
+def gain(shares, p_values: Mapping[str, Sequence[float]], *, world: str = "") -> Figure:
     """p-value of a paired test over the share of images on which two models differ. Notebook: 04.
 
     Parameters
@@ -166,9 +166,9 @@ def gain(shares, p_values: Mapping[str, Sequence[float]], *, level: float = 0.05
     ax = axes[0, 0]
     for (colour, _, dash), (label, values) in zip(TRAINED, p_values.items(), strict=False):
         ax.plot(100 * np.asarray(shares), values, color=colour, linestyle=dash, label=label)
-    ax.axhline(level, color=FAINT, linestyle=":", linewidth=1.2)
+    ax.axhline(0.05, color=FAINT, linestyle=":", linewidth=1.2)
     ax.annotate(
-        f"{level:g}", (1.0, level), (-3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
+        "0.05", (1.0, 0.05), (-3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right"
     )
     ax.set(xlabel="images that only one of the two models gets right (% of all)", ylabel="p-value (exact McNemar)")
     ax.set(xlim=(0, 100 * max(shares)), ylim=(0, None))

@@ -29,7 +29,7 @@ MEMORY = {
 }
 #: (colour, dash, marker) of the curves of one axis.
 CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"))
-KEPT = {"weights": "weights", "gradients": "gradients", "moments": "AdamW's moments", "kept": "kept for backward"}
+KEPT = {"weights": "weights", "gradients": "gradients", "moments": "AdamW's moments", "kept": "activations kept"}
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
@@ -59,7 +59,7 @@ def ladder(rows: Sequence[Mapping], tasks: Mapping[str, str], *, world: str = ""
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(False, axis="y")
-    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(row)}\n({row['trained']:,} learn)" for row in rows])
+    axes[0, 0].set_yticks(range(len(rows)), [f"{_name(row)}\n({row['trained']:,} trained)" for row in rows])
     axes[0, 0].set_ylim(len(rows) - 0.45, -0.55)
     axes[0, 0].set_title("dashed: before fine-tuning")
     return figure

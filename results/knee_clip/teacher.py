@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kneeclip.training import parameter_groups
+
 #: Everything that decides the teachers' weights, seeds included.
 SETTINGS = {
     "size": 128,  # pixels
@@ -133,11 +135,7 @@ def train_teacher(films, grades, seed: int, store, watch) -> Teacher:
     model = Teacher(s["width"], s["dropout"]).to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": s["weight_decay"]},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=s["lr"])
+    optimizer = torch.optim.AdamW(parameter_groups(model, s["weight_decay"]), lr=s["lr"])
     parts = {"model": model, "average": average, "optimizer": optimizer}
     per_epoch = len(films) // s["batch_size"]
     total = per_epoch * s["epochs"]

@@ -26,7 +26,7 @@ RATES = {
 }
 SEEDS = (0, 1, 2)
 PATIENTS = {"train": (300, 301), "tune": (120, 302), "validation": (300, 303)}  # patients, seed
-SHIFT, NOISE, READER = -0.3, 0.07, 1  # the quick reader of notebook 03
+SHIFT, NOISE, READER = -0.3, 0.07, 1  # the eager reader of notebook 03
 BATCH = 8  # images in the step of the ViT
 
 
@@ -37,7 +37,7 @@ def peak() -> int:
 
 
 def draw(folder: Path) -> None:
-    """The cohort, graded by the quick reader; the joint space of the validation knees in five degrees."""
+    """The cohort, graded by the eager reader; the joint space of the validation knees in five degrees."""
     from kneeclip import phantom, wording
 
     reader = phantom.Reader(SHIFT, NOISE, READER)
@@ -120,7 +120,7 @@ def phantoms(out: Path) -> None:
             for adapt, lr in best.items():
                 runs.append(fresh("one", folder, adapt, lr, seed, "judged"))
                 print(runs[-1], flush=True)
-    report = {"command": "python results/ladder/run.py phantoms", "world": "phantom knees, graded by a quick reader"}
+    report = {"command": "python results/ladder/run.py phantoms", "world": "phantom knees, graded by an eager reader"}
     report |= {"patients": PATIENTS, "chosen": best, "rates": rates, "runs": runs}
     write(out / "phantoms.json", report)
     picture(out)
@@ -137,7 +137,7 @@ def picture(out: Path) -> None:
     figure = kc.plots.learnt_and_kept(
         [{"adapt": name, "learnt": learnt, "kept": kept} for name, learnt, kept in dots],
         labels=(f"grades as the reader does (n = {n})", f"reads the joint space (n = {n})"),
-        world="phantom knees graded by a quick reader",
+        world="phantom knees graded by an eager reader",
     )
     write_atomically(out / "phantoms.png", lambda path: figure.savefig(path, format="png", dpi=160))
 
