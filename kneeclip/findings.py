@@ -139,27 +139,26 @@ def _arm_table(arms: Sequence[dict]) -> list[str]:
 
 
 def _contrast_table(contrasts: Sequence[dict]) -> list[str]:
-    rows, shown = [], {"runs_ci"}
+    rows, by_runs = [], {"runs_ci": "by runs"}
     if any(c["folds"] > 1 for c in contrasts):
-        shown.add("corrected_ci")
+        by_runs["corrected_ci"] = "by runs, corrected"
     for c in contrasts:
         for view in ("original", "averaged"):
             accuracy, test = c[view]["accuracy"], c["mcnemar"][view]
             agreement = _difference(c["flip_agreement"], "accuracy") if view == "original" else ""
             cells = [_difference(accuracy, "accuracy"), accuracy["verdict"]]
-            cells += [_interval(accuracy[name], "accuracy") for name in ("runs_ci", "corrected_ci") if name in shown]
+            cells += [_interval(accuracy[name], "accuracy") for name in by_runs]
             cells += [f"{test['median_p']:.3f}", _difference(c[view]["qwk"], "qwk"), c[view]["qwk"]["verdict"]]
             name = f"`{c['a']}` − `{c['b']}`"
             rows.append([name, VIEWS[view].removeprefix("on the "), c["runs"], *cells, agreement])
-    by_runs = ["by runs", "by runs, corrected"][: len(shown)]
-    head = ("a − b", "view", "runs", "accuracy, points", "so it", *by_runs, "McNemar p", "QWK", "so it",
+    head = ("a − b", "view", "runs", "accuracy, points", "so it", *by_runs.values(), "McNemar p", "QWK", "so it",
             "flip agreement, points")  # fmt: skip
     notes = [
         "",
         "By runs: t interval of the mean over folds (over seeds, where there is one fold). McNemar: exact, the median "
         "over seeds; it takes the two knees of a patient as independent.",
     ]
-    if len(shown) > 1:
+    if len(by_runs) > 1:
         notes[1] += (
             " Corrected: the folds' training sets share most of their images, so the plain interval is too narrow; "
             "this one is widened for it (Nadeau & Bengio 2003)."
