@@ -32,7 +32,8 @@ from kneeclip.options import (
 from kneeclip.shell import invoke
 
 app = typer.Typer(
-    help="CLIP-KOA, step by step: grading knee radiographs with CLIP. For teaching and research, never for diagnosis.",
+    help="CLIP-KOA, step by step: grading knee radiographs with CLIP. For teaching and research, never for diagnosis. "
+    "(--debug, with any command, shows the traceback of an error.)",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -82,7 +83,7 @@ def pretrain(
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
 ) -> None:
-    """Make phantom-clip: a small CLIP trained from nothing on captioned phantoms."""
+    """Make phantom-clip: a small CLIP trained from scratch on captioned phantoms."""
     from kneeclip.pretrain import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
@@ -106,7 +107,7 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="no, bf16 or fp16")] = None,
-    adapt: Annotated[str | None, typer.Option("--adapt", help="what learns: full, last_k, lora or probe")] = None,
+    adapt: Annotated[str | None, typer.Option("--adapt", help="what is trained: full, last_k, lora or probe")] = None,
     last_k: Annotated[int | None, typer.Option("--last-k", help="blocks of each tower, for last_k")] = None,
     lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="rank of the added matrices, for lora")] = None,
     sides: Annotated[str, typer.Option("--sides", help="knees to train on: both, R or L")] = "both",
@@ -191,7 +192,7 @@ def predict(
     prompts: PromptsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Grade probabilities of single-knee radiographs."""
+    """Print the probability of each grade for single-knee radiographs."""
     import numpy as np
 
     from kneeclip.auditing import ODD, doubts

@@ -52,7 +52,7 @@ def bench(
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="images in a step")] = None,
     repeats: Annotated[int | None, typer.Option("--repeats", help="rounds, every contender once in each")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="steps timed in a round")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="of torch")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="PyTorch threads")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Time training, reading or prediction beside a floor and a rival, in one process and in turns."""
@@ -83,10 +83,10 @@ def study(
     out: Annotated[Path | None, typer.Option("--out", help="where the runs go [the folder of CONFIG]")] = None,
     data: Annotated[str | None, typer.Option("--data", help="where real images are [KNEECLIP_DATA]")] = None,
     only: Annotated[str | None, typer.Option("--only", help="runs whose names match, as in fold0-*")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="make no more than so many runs", min=1)] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="at most this many runs", min=1)] = None,
     work: Annotated[Path | None, typer.Option("--work", help="for unfinished runs [runs/study]")] = None,
 ) -> None:
-    """Make the runs of a study; a killed one goes on where it was, and a second shell may help."""
+    """Make the runs of a study. A killed one resumes where it stopped; a second shell shares the work."""
     from kneeclip.study import run_study
 
     run_study(config, out or config.parent, data=data, only=only, limit=limit, work=work, say=typer.echo)
@@ -95,7 +95,7 @@ def study(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a study's folder: results/NAME")],
 ) -> None:
-    """Tables, figures and the finding of a study, finished or not, from the JSON of its runs alone."""
+    """Write the tables, figures and finding of a study, finished or not, from the JSON of its runs alone."""
     from kneeclip.findings import write_report
 
     for path in write_report(folder):

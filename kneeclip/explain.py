@@ -175,6 +175,8 @@ def _per_image(maps, regions: np.ndarray) -> dict[str, np.ndarray]:
         raise KneeError("each image needs one map of its own size", f"maps {maps.shape}, regions {regions.shape}")
     inside = regions.reshape(len(regions), -1)
     flat = np.broadcast_to(maps, regions.shape).reshape(inside.shape)
+    if not ((flat >= 0).all() and np.isfinite(flat).all() and flat.any(1).all()):
+        raise KneeError("a map holds relevance: finite, nowhere negative, and somewhere above 0")
     n_in = inside.sum(1)
     n_out = inside.shape[1] - n_in
     if not (n_in.all() and n_out.all()):

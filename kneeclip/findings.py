@@ -68,17 +68,17 @@ def finding(report: dict) -> str:
     if not told:
         return f"{opening}. No planned contrast has runs of both arms yet: nothing can be said."
     sentences = []
-    for i, c in enumerate(told):
+    for c in told:
         lead = "*Primary:* " if c["a"] == question["contrasts"][0][0] and c["b"] == question["contrasts"][0][1] else ""
         main, averaged = c[view][metric], c[other][metric]
         text = f"{lead}`{c['a']}` − `{c['b']}`: {_difference(main, metric)}, {_said(main, question['margin'], metric)}"
         text += _runs_said(main, metric, c, question["margin"])
         text += f"; {VIEWS[other]} {_difference(averaged, metric)}, {_said(averaged, question['margin'], metric)}"
         sentences.append(text + ".")
-        if i == 0 and metric == "accuracy" and main["detectable"]:
+        if lead and metric == "accuracy" and main["detectable"]:
             sentences.append(
-                f"A study like this one sees {100 * main['detectable']:.1f} points four times in five; to see the "
-                f"paper's {100 * CLAIM:.2f} points as often takes some {main['images_for_claim']:,} images of new "
+                f"A study like this one has 80 % power to detect {100 * main['detectable']:.1f} points; for the "
+                f"paper's {100 * CLAIM:.2f} points it takes some {main['images_for_claim']:,} images of new "
                 f"patients (this comparison has {c['n']:,}), if the {c['runs']} {_plural(c['runs'], 'run')} per arm "
                 "are taken as they are."
             )
@@ -103,9 +103,10 @@ def markdown(report: dict, figures: dict[str, str] | None = None) -> str:
         ]
     lines += [
         *("## Finding", "", report.get("finding") or finding(report), ""),
-        "Rules, written before the first run: *differs*, the interval leaves out 0; *equivalent*, it lies within "
+        "Rules, written before the first run: *differs*, the interval excludes 0; *equivalent*, it lies within "
         f"± {_amount(question['margin'], question['metric'])}; *differs within the margin*, both; *can't tell*, "
-        "neither. Only the primary contrast is a test; of many others one in twenty leaves out 0 by luck.",
+        "neither. Only the primary contrast is a test. Of contrasts where nothing differs at least one in twenty "
+        "excludes 0 by luck, and more where training runs differ by chance, which intervals over patients leave out.",
         "",
     ]
     for name, alt in (figures or {}).items():
@@ -139,29 +140,35 @@ def _arm_table(arms: Sequence[dict]) -> list[str]:
 
 
 def _contrast_table(contrasts: Sequence[dict]) -> list[str]:
-    rows, by_runs = [], {"runs_ci": "by runs"}
+    rows, by_runs = [], {"runs_ci": "over runs"}
     if any(c["folds"] > 1 for c in contrasts):
-        by_runs["corrected_ci"] = "by runs, corrected"
+        by_runs["corrected_ci"] = "over runs, corrected"
     for c in contrasts:
         for view in ("original", "averaged"):
             accuracy, test = c[view]["accuracy"], c["mcnemar"][view]
             agreement = _difference(c["flip_agreement"], "accuracy") if view == "original" else ""
             cells = [_difference(accuracy, "accuracy"), accuracy["verdict"]]
             cells += [_interval(accuracy[name], "accuracy") for name in by_runs]
-            cells += [f"{test['median_p']:.3f}", _difference(c[view]["qwk"], "qwk"), c[view]["qwk"]["verdict"]]
+            cells += [
+                "< 0.001" if test["median_p"] < 0.0005 else f"{test['median_p']:.3f}",
+                _difference(c[view]["qwk"], "qwk"),
+                c[view]["qwk"]["verdict"],
+            ]
             name = f"`{c['a']}` − `{c['b']}`"
             rows.append([name, VIEWS[view].removeprefix("on the "), c["runs"], *cells, agreement])
-    head = ("a − b", "view", "runs", "accuracy, points", "so it", *by_runs.values(), "McNemar p", "QWK", "so it",
+    head = ("a − b", "view", "runs", "accuracy, points", "verdict", *by_runs.values(), "McNemar p", "QWK", "verdict",
             "flip agreement, points")  # fmt: skip
     notes = [
         "",
-        "By runs: t interval of the mean over folds (over seeds, where there is one fold). McNemar: exact, the median "
-        "over seeds; it takes the two knees of a patient as independent.",
+        "Over runs: t interval of the mean over folds (over seeds, where there is one fold). McNemar: exact; of "
+        "several seeds the median of their p-values, a summary (twice it is a valid p-value); it takes the two knees "
+        "of a patient as independent. *Equivalent* can only be the metric whose margin was planned.",
     ]
     if len(by_runs) > 1:
         notes[1] += (
             " Corrected: the folds' training sets share most of their images, so the plain interval is too narrow; "
-            "this one is widened for it (Nadeau & Bengio 2003)."
+            "this one is widened for it (Nadeau & Bengio 2003), approximately. Where the plan was written before this "
+            "report knew it, it had the plain one."
         )
     return _table(head, rows) + notes
 
@@ -246,6 +253,8 @@ def _runs_said(one: dict, metric: str, contrast: dict, margin: float) -> str:
     low, high = by_runs
     if one["verdict"] == "equivalent":
         agree = "they agree" if max(-low, high) <= margin else "another training run could leave the margin"
+    elif one["verdict"] == "differs within the margin" and (low > 0 or high < 0) and max(-low, high) > margin:
+        agree = "another training run could leave the margin"
     else:
         agree = "they agree" if low > 0 or high < 0 else "another training run could undo it"
     return f" (over the {units} {_interval(by_runs, metric)}: {agree})"

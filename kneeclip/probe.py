@@ -141,7 +141,11 @@ def _turned(arm, X, X_flip, mirror):
         return X, X_flip
     if mirror is None:
         raise KneeError("the canonical arm mirrors left knees, and nobody said which they are", arm, "give mirror")
-    left = torch.as_tensor(np.asarray(mirror, bool))[:, None]
+    mirror = np.asarray(mirror)
+    if mirror.dtype != bool or mirror.shape != (len(X),):
+        given = f"{mirror.dtype} {mirror.shape}"
+        raise KneeError("mirror says of each image whether it is a left knee", given, 'give sides == "L"')
+    left = torch.as_tensor(mirror)[:, None]
     return torch.where(left, X_flip, X), torch.where(left, X, X_flip)
 
 

@@ -162,7 +162,7 @@ class Book:
     def contrast(self, a: Variant, b: Variant, side: str, n_boot: int) -> dict:
         """a minus b, on the folds and seeds that both have."""
         folds, seeds = self.common([a, b])
-        rows, margin = self.rows(folds, side), self.study.question.margin
+        rows, question = self.rows(folds, side), self.study.question
         both, averaged, runs, views = self._compared({"a": a, "b": b}, folds, seeds, side, n_boot)
         told, tests = {}, {}
         for view, (_, differences) in (("original", both), ("averaged", averaged)):
@@ -171,6 +171,7 @@ class Book:
                 name = row["metric"]
                 if name != "averaged":  # accuracy of the flip-averaged view, which comes with the other metrics below
                     apart = runs["a"][view, name] - runs["b"][view, name]
+                    margin = question.margin if name == question.metric else None  # planned for that one alone
                     told[view][name] = _judged(row["difference"], row["ci"], apart, margin, len(rows), self.study.folds)
             pairs = zip(views["a"][view], views["b"][view], strict=True)
             # one test a seed: an image that several seeds graded is still one image
@@ -230,7 +231,7 @@ def _scores(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray) -> list[floa
     return [whole["accuracy"][0], whole["qwk"][0], (guess == flipped.argmax(1)).mean()]
 
 
-def _judged(difference: float, ci, by_run: np.ndarray, margin: float, n: int, folds: int) -> dict:
+def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, n: int, folds: int) -> dict:
     """A difference with what its intervals let one say. The rule of every plan: see `verdict`.
 
     ``runs_ci`` takes the runs' differences as independent; ``corrected_ci``, of folds alone, does not: any two training
@@ -249,15 +250,16 @@ def _judged(difference: float, ci, by_run: np.ndarray, margin: float, n: int, fo
     }
 
 
-def verdict(ci: Sequence[float] | None, margin: float) -> str:
+def verdict(ci: Sequence[float] | None, margin: float | None) -> str:
     """What a 95 % interval of a difference lets one say.
 
-    ``differs``: it leaves out 0. ``equivalent``: it lies within ± margin. ``differs within the margin``: both.
-    ``can't tell``: neither, or there is no interval. Notebook: 05.
+    ``differs``: it excludes 0. ``equivalent``: it lies within ± margin. ``differs within the margin``: both.
+    ``can't tell``: neither, or there is no interval. Without a margin nothing is equivalent. Notebook: 05.
     """
     if ci is None:
         return "can't tell"
-    apart, close = ci[0] > 0 or ci[1] < 0, -margin < ci[0] and ci[1] < margin
+    apart = ci[0] > 0 or ci[1] < 0
+    close = margin is not None and -margin < ci[0] and ci[1] < margin
     if apart:
         return "differs within the margin" if close else "differs"
     return "equivalent" if close else "can't tell"

@@ -30,6 +30,8 @@ def draw_patients(patients, n: int, n_boot: int, seed: int, level: float) -> tup
         raise KneeError("n_boot can't be negative, and level lies between 0 and 1", f"{n_boot}, {level}")
     names, owner = np.unique([str(i) for i in ids], return_inverse=True)
     count = len(names)
+    if count < 2:
+        n_boot = 0  # one patient drawn again is the same patient: an interval of no width would say "certain"
     drawn = np.random.default_rng(seed).integers(count, size=(n_boot, count))
     drawn += count * np.arange(n_boot)[:, None]  # each resample counts in its own stretch
     return owner, np.bincount(drawn.ravel(), minlength=n_boot * count).reshape(n_boot, count).astype(float)

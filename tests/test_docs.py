@@ -236,6 +236,40 @@ def test_the_findings_page_says_what_the_studies_report():
     assert all(first_fold() in text for text in pages)
 
 
+def test_what_was_asked_after_the_plans_is_told_as_found():
+    """results/README.md and the model card, against results/posthoc.json, which results/posthoc.py makes anew."""
+    page, card = prose(ROOT / "results/README.md"), prose(ROOT / "docs/MODEL_CARD.md")
+    found = json.loads((ROOT / "results/posthoc.json").read_text(encoding="utf-8"))
+    real, one_side = found["real_study"], found["phantom_right_only"]
+
+    def span(ci):
+        return "[{:.1f}, {:.1f}]".format(*(100 * end for end in ci)).replace("-", "−")
+
+    for name, where in (("canonical - clip", "corrected_ci"), ("clip, averaged - clip", "ci")):
+        assert span(real[name][where]) in page and span(real[name]["ci"]) in page, name
+    by_fold = real["canonical - clip"]["by_fold"]
+    assert f"{100 * by_fold[0]:+.1f}; the other four are {abs(100 * np.mean(by_fold[1:])):.1f} on average" in page
+    folds = real["clip_koa - clip, between folds"]
+    assert f"{100 * folds['sd']:.1f} points, of which" in page and f"p = {folds['p']:.3f}".replace("0.", ".") in page
+    assert f"about {100 * folds['error_of_sampling_images']:.1f} (as" in page
+    assert f"leaves {100 * folds['sd_without_it']:.1f}" in page
+    order = [sorted(runs, reverse=True) for runs in zip(*real["accuracy_by_fold"].values(), strict=True)]
+    place = [row.index(own) for row, own in zip(order, real["accuracy_by_fold"]["clip"], strict=True)]
+    assert place[0] == 6 and max(place[1:4]) <= 1  # lowest of all seven arms; then highest or second
+    last = real["last_epoch"]["clip_koa"]
+    assert 0.0005 < np.mean(last["consistency"]) / np.mean(last["total"]) < 0.0015  # about a thousandth
+    cost, gap = one_side["mirrored - as they are, left knees"], one_side["gap between the sides, consistency - clip"]
+    assert f"{100 * cost['difference']:.1f} points {span(cost['ci'])}" in page
+    assert f"{100 * one_side['the same models on left knees, mirrored']:.1f} % of the *same* left knees" in page
+    worse = one_side["consistency - clip, right knees"]
+    for row, sign in ((worse, ""), (gap, "by ")):
+        shown = f"{100 * row['difference']:.1f} {span(row['ci'])}".replace("-", "−")
+        assert sign + shown in page, row
+    assert span(gap["seeds_ci"]) in page
+    ideal = found["ece_of_a_calibrated_grader"]
+    assert f"{ideal['mean']:.3f} [{ideal['ci'][0]:.3f}, {ideal['ci'][1]:.3f}]".replace("0.", ".") in card
+
+
 def first_fold():
     """The primary difference of the real study, had it ended after the first of its folds."""
     study, images, records = read_results(ROOT / "results/real_study")
@@ -290,11 +324,11 @@ def test_the_notebooks_tell_the_real_study_as_it_is():
     points, relative = 100 * gain, 71.86 - 71.86 / 1.0236
     assert f"{relative:.2f}, which is the gain if the paper's figure is relative" in five
     assert not primary["ci"][0] <= gain <= primary["ci"][1] and "+2.36 lies outside the interval over patients" in five
-    assert plain[0] < relative < plain[1] < points < corrected[1] and "the corrected one over folds holds it" in five
+    assert plain[0] < relative < plain[1] < points < corrected[1] and "the corrected one over folds includes it" in five
     shift, edge = (gain / primary["fold_sd"] * n**0.5 for n in (6, 7)), (stats.t.ppf(0.975, n - 1) for n in (6, 7))
     power = [stats.nct.sf(t, n - 1, x) for n, x, t in zip((6, 7), shift, edge, strict=True)]
     page = prose(ROOT / "results/README.md")
-    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven pairs" in page
+    assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven independent pairs" in page
     uncertain = [primary["fold_sd"] * (4 / stats.chi2.ppf(q, 4)) ** 0.5 for q in (0.975, 0.025)]  # of five values
     needed = [
         next(n for n in range(2, 99) if stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, gain / sd * n**0.5) >= 0.8)

@@ -8,6 +8,7 @@ import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -170,3 +171,12 @@ def test_missing_wheels_are_those_of_the_other_platform(tools, tmp_path):
     assert wheels.missing(tmp_path, "linux_x86_64", "3.12") == ["nvidia-cublas"]
     wheel("pywinpty")
     assert wheels.missing(tmp_path, "win_amd64", "3.12") == []
+
+
+def test_the_class_s_notebooks_don_t_give_the_answers_away(kit):
+    for source in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        given, own = (nbformat.read(path, as_version=4) for path in (kit / "course/notebooks" / source.name, source))
+        code = [cell for cell in given.cells if cell.cell_type == "code"]
+        assert code and not any(cell.outputs or cell.execution_count for cell in code)
+        assert any(cell.outputs for cell in own.cells if cell.cell_type == "code")
+        assert [cell.source for cell in given.cells] == [cell.source for cell in own.cells]

@@ -425,7 +425,7 @@ def test_the_finding_follows_its_rules(done):
         ([-0.01, 0.01], [-0.01, 0.0], "equivalent within 2 points (over the 2 seeds [−1.0, 0.0]: they agree);"),
         ([-0.09, 0.05], None, "can't tell;"),
     ):
-        main |= {"difference": 0.03, "ci": ci, "runs_ci": runs_ci, "verdict": verdict(ci, 0.02)}
+        main |= {"corrected_ci": None, "difference": 0.03, "ci": ci, "runs_ci": runs_ci, "verdict": verdict(ci, 0.02)}
         assert f"*Primary:* `clip_koa` − `clip`: {'+3.0 ' if ci else ''}" in finding(report) and said in finding(report)
     report["contrasts"] = []
     assert "nothing can be said" in finding(report)

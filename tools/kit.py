@@ -20,6 +20,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import nbformat
 from wheels import PATCHED, PLATFORMS, collect_wheels, this_platform  # beside this file
 
 ROOT = Path(__file__).parents[1]
@@ -99,13 +100,27 @@ def repository_files() -> list[str]:
 
 
 def copy_sources(files: list[str], out: Path) -> None:
-    """The repository into course/, but for what is the teacher's, which goes to teacher/."""
+    """The repository into course/, but for what is the teacher's, which goes to teacher/.
+
+    The class's notebooks go without their outputs: they would answer every question before it is asked.
+    """
     for name in files:
         target = out / "course" / name
         if name.startswith(TEACHER):
             target = out / "teacher" / name.split("/", 1)[1]
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target)
+        if name.startswith("notebooks/0"):
+            target.write_text(without_outputs(ROOT / name), encoding="utf-8")
+        else:
+            shutil.copyfile(ROOT / name, target)
+
+
+def without_outputs(path: Path) -> str:
+    page = nbformat.read(path, as_version=4)
+    for cell in page.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return nbformat.writes(page) + "\n"
 
 
 def make_pages(files: list[str], out: Path) -> dict[str, str]:

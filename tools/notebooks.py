@@ -201,13 +201,15 @@ def guide() -> str:
         notebook = nbformat.read(path, as_version=4)
         lines += [f"### {notebook.cells[0].source.splitlines()[0].removeprefix('# ')}", ""]
         for cell in notebook.cells:
-            found = re.search(r"(?s)\*\*Predict, then run \(([\d-]+)\)\.\*\*\s*(.*?)(?=\n\s*\n|\Z)", cell.source)
+            found = re.search(
+                r"(?s)\*\*Predict, then run \(([\d-]+)\)\.\*\*\s*(.*?)(?=\n\s*\n(?!\(a\))|\Z)", cell.source
+            )
             if cell.cell_type != "markdown" or not found:
                 continue
             asked = QUESTIONS[found.group(1)]
             lines += [f"**{found.group(1)}** {' '.join(found.group(2).split())}", ""]
             lines += [f"- **{asked.right}** is right: {asked.reasons[asked.right]}"]
-            lines += [f"- {letter}: {belief}" for letter, belief in asked.misconceptions.items()]
+            lines += [f"- {letter} believes: {belief}" for letter, belief in asked.misconceptions.items()]
             lines += [""]
     return "\n".join(lines)
 

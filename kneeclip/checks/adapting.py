@@ -26,10 +26,11 @@ QUESTIONS = {
     "06-2": Question(
         right="b",
         reasons={
-            "a": "Moving many parameters a little can leave more in place than moving a few far, and where they "
-            "sit counts: the projections are the common exit of all images and all texts.",
-            "b": "It counts where the parameters sit and how far they move. The probe turns the common exit of every "
-            "sentence, and at the learning rate that suits it it moves far.",
+            "a": "`full` does forget most. But `last_k`, with thirteen times the probe's parameters, keeps more than "
+            "the probe does.",
+            "b": "`full` forgets most, but `last_k`, with thirteen times the probe's parameters, keeps more than the "
+            "probe: where the weights sit and how far they move counts too. The probe moves the last projection, "
+            "through which every sentence passes.",
             "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
         },
         misconceptions={

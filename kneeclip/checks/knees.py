@@ -18,8 +18,8 @@ QUESTIONS = {
             "and nearly all of the rest is one grade apart.",
         },
         misconceptions={
-            "a": "takes disagreement for guessing: a grade so vague would carry no information at all.",
-            "b": "takes the label for a fact that a trained eye reads off without error.",
+            "a": "Disagreement means guessing; a grade so vague would carry no information.",
+            "b": "A grade is a fact that a trained eye reads off without error.",
         },
     ),
     "01-2": Question(
@@ -31,8 +31,8 @@ QUESTIONS = {
             "c": "It can: nothing in the rule mentions a side, so the mirror image has the grade of the image.",
         },
         misconceptions={
-            "a": "believes that the grade weighs the medial side more, because arthrosis is commoner there.",
-            "c": "believes that a flipped radiograph is no longer a knee, so that no grade belongs to it.",
+            "a": "The medial side weighs more in the grade, because osteoarthritis is commoner there.",
+            "c": "A flipped radiograph is no longer a knee, so no grade belongs to it.",
         },
     ),
     "01-3": Question(
@@ -43,8 +43,8 @@ QUESTIONS = {
             "c": "Bones and exposure are alike, but the disease is often further on in one knee.",
         },
         misconceptions={
-            "b": "treats a patient's two knees as independent images.",
-            "c": "takes a patient's two knees for copies, so that one of them would be enough.",
+            "b": "A patient's two knees are two independent images.",
+            "c": "A patient's two knees are copies of each other; one of them would be enough.",
         },
     ),
     "01-4": Question(
@@ -56,8 +56,8 @@ QUESTIONS = {
             "c": "The other knee lies in train for both, but only who remembers single knees can use it.",
         },
         misconceptions={
-            "b": "believes that the better classifier is always the one that profits most from a leak.",
-            "c": "believes that a leak lifts every number alike, so that comparisons between models stay fair.",
+            "b": "The better classifier is always the one that profits most from a leak.",
+            "c": "A leak lifts every number alike, so comparisons between models stay fair.",
         },
     ),
 }

@@ -13,7 +13,7 @@ QUESTIONS = {
     "03-1": Question(
         right="a",
         reasons={
-            "a": "The best of many looks is partly luck, and the luck stays behind: another split tells.",
+            "a": "The best of many looks is partly luck, and luck does not carry over to another split.",
             "b": "It was chosen because it is high there, so it is optimistic: the best of many looks is partly luck.",
             "c": "That avoids one bias and brings in another: the best of many looks at `tune` is optimistic there.",
         },
@@ -50,9 +50,10 @@ QUESTIONS = {
     "03-4": Question(
         right="b",
         reasons={
-            "a": "Before fine-tuning, yes. But the text tower learns along, and any five texts can become labels.",
+            "a": "Before fine-tuning, yes. But both towers are trained, and any five texts can become labels.",
             "b": "Fine-tuning can turn any five distinct texts into class labels: before it the words matter most.",
-            "c": "Nothing in the nonsense texts says anything about knees, so there is nothing to gain from them.",
+            "c": "They don't: this text tower puts the nonsense texts into two clumps (notebook 02, section 9). And "
+            "knee words start near the right knees, where nonsense starts nowhere.",
         },
         misconceptions={
             "a": "What a prompt says limits what a fine-tuned model can learn.",

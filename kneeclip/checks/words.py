@@ -16,11 +16,12 @@ QUESTIONS = {
         right="b",
         reasons={
             "a": "Training moves the cosines, and they end at 1 and, for five directions, at −1/4 on average.",
-            "b": "On average over the grades the best is a cosine of 1 with the right prompt, −1/4 with the others.",
+            "b": "Five unit vectors can't all have pairwise cosines below −1/4. So the best is 1 with the right prompt "
+            "and −1/4 with the others: −log(e / (e + 4e^(−1/4))) ≈ 0.76.",
             "c": "log 5 is the loss of a flat guess; the best cosines do better than flat, and not well.",
         },
         misconceptions={
-            "a": "Enough training brings any loss to 0; that the logits are bounded is overlooked.",
+            "a": "Enough training brings any loss to 0.",
             "c": "Bounded logits mean that nothing can be learnt at all.",
         },
     ),
@@ -32,19 +33,20 @@ QUESTIONS = {
             "c": "The order in a row stays, so does the argmax; only the confidence grows.",
         },
         misconceptions={
-            "a": "A sharper softmax sees better: confidence is taken for ability.",
+            "a": "A sharper softmax grades better.",
             "b": "A constant factor cancels in a softmax, as an added constant does.",
         },
     ),
     "02-3": Question(
         right="a",
         reasons={
-            "a": "“without” stood in no caption of its pretraining, so it adds about as little as an invented word.",
-            "b": "The tower would have to know what “without” does; it stood in no caption, and hardly moves the text.",
+            "a": "“without” is in none of the captions that `phantom-clip` learnt from, so it changes the embedding "
+            "about as little as an invented word would.",
+            "b": "The tower would have to know what “without” does; it was in no caption, and hardly moves the text.",
             "c": "Opposite in meaning is not opposite in direction: nothing in training asks for a cosine of −1.",
         },
         misconceptions={
-            "b": "The text tower understands what a sentence means, so that a denied finding is another topic.",
+            "b": "The text tower understands what a sentence means, so a negated finding is another topic.",
             "c": "Cosine similarity measures agreement of meaning, and a contradiction is its negative.",
         },
     ),

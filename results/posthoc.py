@@ -1,0 +1,145 @@
+"""python results/posthoc.py: what was asked of the finished studies after their plans, from their runs' files alone.
+
+None of it was planned, so none of it is a test; results/README.md says where it uses a figure of these. Writes
+posthoc.json beside this file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+import kneeclip as kc
+from kneeclip.checkpoints import write_json
+from kneeclip.evaluation import flip_average
+from kneeclip.ledger import read_results
+from kneeclip.resampling import draw_patients, interval
+
+HERE, N_BOOT, LEVEL = Path(__file__).parent, 1000, 0.95
+
+
+def t_interval(values: np.ndarray, shared: float = 0.0) -> list[float]:
+    """As `kneeclip.report`: `shared` is 1 / (folds - 1) where training sets overlap [Nadeau & Bengio 2003]."""
+    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 / len(values) + shared)
+    return [float(values.mean() - half), float(values.mean() + half)]
+
+
+def over_patients(columns: dict[str, tuple[np.ndarray, np.ndarray]], patients: np.ndarray) -> list[float]:
+    """95 % interval of Σ sign · mean(values over rows), patients resampled; columns: sign name -> (values, rows)."""
+    owner, draws = draw_patients(patients, len(patients), N_BOOT, 0, LEVEL)
+    total = 0.0
+    for name, (values, rows) in columns.items():
+        hits, n = (np.bincount(owner, weights * rows, minlength=draws.shape[1]) for weights in (values, 1.0))
+        total = total + (1 if name.startswith("+") else -1) * (draws @ hits) / (draws @ n)
+    return interval(total, LEVEL)
+
+
+def real_study() -> dict:
+    """Differences that the plan did not have, each arm's accuracy by fold, and how far the folds really differ."""
+    _, images, records = read_results(HERE / "real_study")
+    fold, grade, patient = (np.array(images[name]) for name in ("fold", "grade", "patient"))
+    right = {}
+    for run, record in records.items():
+        p, flipped = np.array(record["p"]), np.array(record["p_flip"])
+        arm = run.variant.arm
+        for name, q in ((arm, p), (f"{arm}, averaged", flip_average(p, flipped))):
+            right.setdefault(name, np.zeros(len(grade)))[fold == run.fold] = q.argmax(1) == grade[fold == run.fold]
+    everywhere = np.ones(len(grade))
+    told = {}
+    for a, b in (("canonical", "clip"), ("canonical", "clip, averaged"), ("clip, averaged", "clip")):
+        by_fold = np.array([(right[a] - right[b])[fold == k].mean() for k in range(5)])
+        told[f"{a} - {b}"] = {
+            "difference": float((right[a] - right[b]).mean()),
+            "ci": over_patients({"+": (right[a], everywhere), "-": (right[b], everywhere)}, patient),
+            "by_fold": by_fold.tolist(),
+            "corrected_ci": t_interval(by_fold, 1 / 4),
+        }
+    ends = [
+        over_patients({"+": (right["clip_koa"], fold == k), "-": (right["clip"], fold == k)}, patient) for k in range(5)
+    ]
+    error = np.array([high - low for low, high in ends]) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
+    apart = np.array([(right["clip_koa"] - right["clip"])[fold == k].mean() for k in range(5)])
+    weighted = np.average(apart, weights=error**-2)
+    q = float(
+        (((apart - weighted) / error) ** 2).sum()
+    )  # Cochran's Q: are the folds one difference and sampling alone?
+    told["clip_koa - clip, between folds"] = {
+        "sd": float(apart.std(ddof=1)),
+        "error_of_sampling_images": float(np.sqrt((error**2).mean())),
+        "sd_without_it": float(np.sqrt(max(apart.var(ddof=1) - (error**2).mean(), 0))),
+        "q": q,
+        "p": float(stats.chi2.sf(q, 4)),
+    }
+    arms = sorted(name for name in right if "averaged" not in name)
+    told["accuracy_by_fold"] = {arm: [float(right[arm][fold == k].mean()) for k in range(5)] for arm in arms}
+    history = {run: record["history"][-1] for run, record in records.items()}
+    told["last_epoch"] = {
+        arm: {
+            name: sorted(row[name] for run, row in history.items() if run.variant.arm == arm)
+            for name in ("consistency", "total")
+        }
+        for arm in ("symmetry", "clip_koa")
+    }
+    return told
+
+
+def right_only() -> dict:
+    """What the missing side costs the *same* left knees, and whether agreement alone narrows the gap between sides."""
+    _, images, records = read_results(HERE / "phantom_right_only")
+    grade, patient, side = (np.array(images[name]) for name in ("grade", "patient", "side"))
+    right = {}
+    for run, record in records.items():
+        v = run.variant
+        if v.sides == "R" and v.arm in ("clip", "canonical", "consistency"):
+            right.setdefault(v.arm, {})[run.seed] = (np.array(record["p"]).argmax(1) == grade).astype(float)
+    mean = {arm: np.mean(list(runs.values()), axis=0) for arm, runs in right.items()}
+    left, other = (side == "L").astype(float), (side == "R").astype(float)
+
+    def of(arm, rows, seed=None):
+        return float((mean[arm] if seed is None else right[arm][seed])[rows > 0].mean())
+
+    seeds = sorted(right["clip"])
+    cost = np.array([of("canonical", left, s) - of("clip", left, s) for s in seeds])
+    better, worse = (np.array([of("consistency", x, s) - of("clip", x, s) for s in seeds]) for x in (left, other))
+    gap = better - worse
+    columns = {"+cl": (mean["consistency"], left), "-cr": (mean["consistency"], other)}
+    columns |= {"-pl": (mean["clip"], left), "+pr": (mean["clip"], other)}
+    return {
+        "clip on left knees": of("clip", left),
+        "clip on right knees": of("clip", other),
+        "the same models on left knees, mirrored": of("canonical", left),
+        "mirrored - as they are, left knees": {
+            "difference": float(cost.mean()),
+            "ci": over_patients({"+": (mean["canonical"], left), "-": (mean["clip"], left)}, patient),
+            "seeds_ci": t_interval(cost),
+        },
+        "consistency - clip, right knees": {
+            "difference": float(worse.mean()),
+            "ci": over_patients({"+": (mean["consistency"], other), "-": (mean["clip"], other)}, patient),
+        },
+        "gap between the sides, consistency - clip": {
+            "difference": float(gap.mean()),
+            "ci": over_patients(columns, patient),
+            "seeds_ci": t_interval(gap),
+        },
+    }
+
+
+def calibrated() -> dict:
+    """The calibration error that 826 images of a perfectly calibrated grader would show, by simulation."""
+    _, images, records = read_results(HERE / "real_study")
+    run = next(run for run in records if run.variant.arm == "clip_koa" and run.fold == 0)
+    p, rng = np.array(records[run]["p"]), np.random.default_rng(0)
+    found = []
+    for _ in range(1000):
+        q = p[rng.integers(len(p), size=826)]
+        grades = (q.cumsum(1) < rng.random(826)[:, None]).sum(1).clip(max=4)
+        found.append(kc.evaluate(q, grades, [str(i) for i in range(826)], n_boot=0)["ece"])
+    return {"n": 826, "mean": float(np.mean(found)), "ci": [float(x) for x in np.quantile(found, [0.025, 0.975])]}
+
+
+if __name__ == "__main__":
+    told = {"real_study": real_study(), "phantom_right_only": right_only(), "ece_of_a_calibrated_grader": calibrated()}
+    write_json(HERE / "posthoc.json", told)
