@@ -2,6 +2,7 @@
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a CPU build of PyTorch on Linux (gigabytes smaller)
 #   PYTHON=python3.12                                  another interpreter, 3.11 or newer
 #   KNEECLIP_DATA=DIR                                  the real knees: the tests that need them run too
+#   JOBS=4                                             tests at a time, on a machine with more cores and memory (2 GB each)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +10,9 @@ TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
+# Two processes of one thread finish sooner than one process of two: most of a test is Python. A file stays in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: tutorial test lab kit floor kill fuzz notebooks badges clean
 
@@ -18,8 +22,8 @@ tutorial: $(STAMP)
 test: $(STAMP) floor
 	$(BIN)/ruff check kneeclip tests tools notebooks
 	$(BIN)/ruff format --check kneeclip tests tools
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
+	$(PYTEST) tests
+	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks
@@ -31,7 +35,7 @@ kit: $(STAMP)
 # The lower bounds of pyproject.toml, laid over the environment: do the rooms next to Transformers work there too?
 floor: $(STAMP)
 	test -d $(VENV)/floor || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floor -r tests/floor.txt
-	PYTHONPATH=$(VENV)/floor $(BIN)/python -m pytest tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py tests/test_adapting.py
+	PYTHONPATH=$(VENV)/floor $(PYTEST) tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py tests/test_adapting.py
 
 # The suite kills three trainings and fuzzes for seconds; these do it at length.
 kill: $(STAMP)

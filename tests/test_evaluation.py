@@ -208,6 +208,9 @@ def test_undefined_is_none_and_not_an_exception():
     low, high = ev.evaluate(p, y, patients, n_boot=50)["ci"]["auc_kl2"]
     assert 0 <= low <= high <= 1
     assert set(ev.evaluate(p, y, patients, n_boot=0)["ci"].values()) == {None}
+    # one patient drawn again and again would give intervals of no width, as if all were known
+    assert set(ev.evaluate(p, y, ["one"] * len(y))["ci"].values()) == {None}
+    assert ev.compare(p, p[::-1], y, ["one"] * len(y))["accuracy"]["ci"] is None
 
 
 def test_compare_is_paired():

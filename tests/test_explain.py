@@ -118,6 +118,9 @@ def test_scores_are_share_over_share_and_scikit_learns_auc(regions, drawn):
     assert perfect["auc"] == {"value": 1.0, "ci": None}
     with pytest.raises(KneeError, match="one map of its own size"):
         explain.scores(maps[:, :5], regions, drawn.patients)
+    for broken in (np.zeros(regions.shape), -maps, np.where(regions, np.nan, maps)):
+        with pytest.raises(KneeError, match="a map holds relevance"):
+            explain.scores(broken, regions, drawn.patients)
     with pytest.raises(KneeError, match="empty"):
         explain.scores(maps, np.zeros_like(regions), drawn.patients)
 

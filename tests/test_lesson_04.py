@@ -167,6 +167,13 @@ def test_canonical_heads_mirror_the_left_knees_they_grade(lopsided_features):
     assert np.array_equal(p, q) and np.array_equal(p_flip, q_flip)
 
 
+def test_canonical_asks_which_knees_are_left_ones_and_takes_no_letters(lopsided_features):
+    X, X_flip, grades, left = lopsided_features
+    for mirror in (np.where(left, "L", "R"), left[:-1], left.astype(int)):
+        with pytest.raises(KneeError, match='give sides == "L"'):
+            probe.linear_probe(X, X_flip, grades, "canonical", mirror=mirror, steps=1, views=32)
+
+
 def test_features_are_the_towers(tiny, lopsided):
     model, processor = tiny
     images = np.random.default_rng(0).integers(0, 255, (5, 28, 28)).astype(np.uint8)
@@ -195,6 +202,10 @@ def test_compare_arms_agrees_with_compare_and_scikit_learn():
     assert [row["arm"] for row in differences] == ["symmetry"] * 4
     with pytest.raises(KneeError, match="stack the seeds"):
         compare_arms({"clip": (a[0], None)}, grades, patients)
+    sure = np.eye(5)[[[0] * 4]]  # always one grade, and no other there is: QWK is 0/0
+    rows, differences = compare_arms({"clip": (sure, None), "symmetry": (sure, None)}, [0] * 4, list("aabb"), n_boot=20)
+    assert rows[0]["qwk"] is None and rows[0]["accuracy"] == 1
+    assert [row["difference"] for row in differences] == [0, None]
 
 
 def test_the_stored_numbers_are_the_experiments():

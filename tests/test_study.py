@@ -416,6 +416,7 @@ def test_the_finding_follows_its_rules(done):
         ([-0.01, 0.019], "equivalent"), ([0.001, 0.019], "differs within the margin"), ([0.0, 0.03], "can't tell"),
     ):  # fmt: skip
         assert verdict(ci, 0.02) == said
+    assert [verdict(ci, None) for ci in ([-0.01, 0.01], [0.001, 0.002])] == ["can't tell", "differs"]
     report = make_report(out, n_boot=50)
     main = report["contrasts"][0]["original"]["accuracy"]
     for ci, runs_ci, said in (
