@@ -276,7 +276,7 @@ def _spread(by_run: np.ndarray) -> dict:
 def _t_interval(by_run: np.ndarray, shared: float = 0.0) -> list[float] | None:
     """t interval of the mean over folds, or over seeds where there is one fold; None of a single run.
 
-    `shared`, held-out over training images, widens it for training sets that overlap [Nadeau & Bengio 2003, eq. 10:
+    `shared`, held-out over training images, widens it for training sets that overlap [Nadeau & Bengio 2003:
     the variance is that of one run times 1/n + `shared`].
     """
     values = by_run.mean(1) if by_run.shape[0] > 1 else by_run[0]

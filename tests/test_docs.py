@@ -250,8 +250,11 @@ def test_what_was_asked_after_the_plans_is_told_as_found():
     by_fold = real["canonical - clip"]["by_fold"]
     assert f"{100 * by_fold[0]:+.1f}; the other four are {abs(100 * np.mean(by_fold[1:])):.1f} on average" in page
     folds = real["clip_koa - clip, between folds"]
-    assert f"{100 * folds['sd']:.1f} points, of which" in page and f"p = {folds['p']:.3f}".replace("0.", ".") in page
-    assert f"about {100 * folds['error_of_sampling_images']:.1f} (as" in page
+    assert (
+        f"an SD of {100 * folds['sd']:.1f} points. Sampling" in page
+        and f"p = {folds['p']:.3f}".replace("0.", ".") in page
+    )
+    assert f"an SD of about {100 * folds['error_of_sampling_images']:.1f}, which" in page
     assert f"leaves {100 * folds['sd_without_it']:.1f}" in page
     order = [sorted(runs, reverse=True) for runs in zip(*real["accuracy_by_fold"].values(), strict=True)]
     place = [row.index(own) for row, own in zip(order, real["accuracy_by_fold"]["clip"], strict=True)]
@@ -313,6 +316,8 @@ def test_the_notebooks_tell_the_real_study_as_it_is():
     report = json.loads((ROOT / "results/real_study/report.json").read_text(encoding="utf-8"))
     primary = report["contrasts"][0]["original"]["accuracy"]
     four, five = (prose(next((ROOT / "notebooks").glob(f"{n}_*.ipynb"))) for n in ("04", "05"))
+    doubtful = json.loads((ROOT / "results/knee_clip/validation.json").read_text(encoding="utf-8"))["confusion"][1]
+    assert f"it finds {doubtful[1]} of {sum(doubtful)}" in five
     plain, corrected = ([100 * end for end in primary[name]] for name in ("runs_ci", "corrected_ci"))
     for low, high in (plain, corrected):
         shown = f"[{low:.1f}, {high:.1f}]".replace("-", "−")

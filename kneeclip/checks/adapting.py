@@ -47,7 +47,7 @@ QUESTIONS = {
             "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
         },
         misconceptions={
-            "b": "Between two models' weights lies, in proportion, what is between their accuracies.",
+            "b": "Along the line between two models' weights accuracy changes in proportion.",
             "c": "Averaging two networks' weights always wrecks both.",
         },
     ),
