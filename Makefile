@@ -2,7 +2,7 @@
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu   a CPU build of PyTorch on Linux (gigabytes smaller)
 #   PYTHON=python3.12                                  another interpreter, 3.11 or newer
 #   KNEECLIP_DATA=DIR                                  the real knees: the tests that need them run too
-#   JOBS=4                                             tests at a time, on a machine with more cores and memory (2 GB each)
+#   JOBS=4                                             tests at a time, on a machine with more cores and memory
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
-# Two processes of one thread finish sooner than one process of two: most of a test is Python. A file stays in one process.
+# Two processes of one thread finish sooner than one process of two. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .PHONY: tutorial test lab kit floor kill fuzz notebooks badges clean

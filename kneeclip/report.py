@@ -242,8 +242,8 @@ def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, n: 
         "difference": difference,
         "ci": ci,
         **_spread(by_run),
-        "runs_ci": _t_interval(by_run),
-        "corrected_ci": _t_interval(by_run, 1 / (folds - 1)) if len(by_run) > 1 else None,
+        "runs_ci": t_interval(by_run),
+        "corrected_ci": t_interval(by_run, 1 / (folds - 1)) if len(by_run) > 1 else None,
         "verdict": verdict(ci, margin),
         "detectable": None if error is None else POWER * error,  # four times in five, in a study like this one
         "images_for_claim": None if error is None else round(n * (POWER * error / CLAIM) ** 2),
@@ -273,11 +273,11 @@ def _spread(by_run: np.ndarray) -> dict:
     return {"by_run": by_run.ravel().tolist(), "seed_sd": between_seeds, "fold_sd": between_folds}
 
 
-def _t_interval(by_run: np.ndarray, shared: float = 0.0) -> list[float] | None:
-    """t interval of the mean over folds, or over seeds where there is one fold; None of a single run.
+def t_interval(by_run: np.ndarray, shared: float = 0.0) -> list[float] | None:
+    """t interval of the mean over folds, or over seeds where there is one fold: by_run (F, S); None of a single run.
 
     `shared`, held-out over training images, widens it for training sets that overlap [Nadeau & Bengio 2003:
-    the variance is that of one run times 1/n + `shared`].
+    the variance is that of one run times 1/n + `shared`]. Notebook: 05.
     """
     values = by_run.mean(1) if by_run.shape[0] > 1 else by_run[0]
     if len(values) < 2 or np.isnan(values).any():

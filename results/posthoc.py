@@ -15,24 +15,19 @@ import kneeclip as kc
 from kneeclip.checkpoints import write_json
 from kneeclip.evaluation import flip_average
 from kneeclip.ledger import read_results
+from kneeclip.report import LEVEL, N_BOOT, t_interval
 from kneeclip.resampling import draw_patients, interval
 
-HERE, N_BOOT, LEVEL = Path(__file__).parent, 1000, 0.95
+HERE = Path(__file__).parent
 
 
-def t_interval(values: np.ndarray, shared: float = 0.0) -> list[float]:
-    """As `kneeclip.report`: `shared` is 1 / (folds - 1) where training sets overlap [Nadeau & Bengio 2003]."""
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 / len(values) + shared)
-    return [float(values.mean() - half), float(values.mean() + half)]
-
-
-def over_patients(columns: dict[str, tuple[np.ndarray, np.ndarray]], patients: np.ndarray) -> list[float]:
-    """95 % interval of Σ sign · mean(values over rows), patients resampled; columns: sign name -> (values, rows)."""
+def over_patients(patients: np.ndarray, *terms: tuple[int, np.ndarray, np.ndarray]) -> list[float]:
+    """95 % interval of Σ sign · mean of values (N,) over rows (N,), patients resampled; a term: sign, values, rows."""
     owner, draws = draw_patients(patients, len(patients), N_BOOT, 0, LEVEL)
     total = 0.0
-    for name, (values, rows) in columns.items():
+    for sign, values, rows in terms:
         hits, n = (np.bincount(owner, weights * rows, minlength=draws.shape[1]) for weights in (values, 1.0))
-        total = total + (1 if name.startswith("+") else -1) * (draws @ hits) / (draws @ n)
+        total = total + sign * (draws @ hits) / (draws @ n)
     return interval(total, LEVEL)
 
 
@@ -52,19 +47,15 @@ def real_study() -> dict:
         by_fold = np.array([(right[a] - right[b])[fold == k].mean() for k in range(5)])
         told[f"{a} - {b}"] = {
             "difference": float((right[a] - right[b]).mean()),
-            "ci": over_patients({"+": (right[a], everywhere), "-": (right[b], everywhere)}, patient),
+            "ci": over_patients(patient, (1, right[a], everywhere), (-1, right[b], everywhere)),
             "by_fold": by_fold.tolist(),
-            "corrected_ci": t_interval(by_fold, 1 / 4),
+            "corrected_ci": t_interval(by_fold[:, None], 1 / 4),
         }
-    ends = [
-        over_patients({"+": (right["clip_koa"], fold == k), "-": (right["clip"], fold == k)}, patient) for k in range(5)
-    ]
+    ends = [over_patients(patient, (1, right["clip_koa"], fold == k), (-1, right["clip"], fold == k)) for k in range(5)]
     error = np.array([high - low for low, high in ends]) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
     apart = np.array([(right["clip_koa"] - right["clip"])[fold == k].mean() for k in range(5)])
     weighted = np.average(apart, weights=error**-2)
-    q = float(
-        (((apart - weighted) / error) ** 2).sum()
-    )  # Cochran's Q: are the folds one difference and sampling alone?
+    q = float((((apart - weighted) / error) ** 2).sum())  # Cochran's Q: one difference, and sampling alone?
     told["clip_koa - clip, between folds"] = {
         "sd": float(apart.std(ddof=1)),
         "error_of_sampling_images": float(np.sqrt((error**2).mean())),
@@ -104,25 +95,25 @@ def right_only() -> dict:
     cost = np.array([of("canonical", left, s) - of("clip", left, s) for s in seeds])
     better, worse = (np.array([of("consistency", x, s) - of("clip", x, s) for s in seeds]) for x in (left, other))
     gap = better - worse
-    columns = {"+cl": (mean["consistency"], left), "-cr": (mean["consistency"], other)}
-    columns |= {"-pl": (mean["clip"], left), "+pr": (mean["clip"], other)}
+    on_left = (1, mean["consistency"], left), (-1, mean["clip"], left)
+    on_right = (1, mean["consistency"], other), (-1, mean["clip"], other)
     return {
         "clip on left knees": of("clip", left),
         "clip on right knees": of("clip", other),
         "the same models on left knees, mirrored": of("canonical", left),
         "mirrored - as they are, left knees": {
             "difference": float(cost.mean()),
-            "ci": over_patients({"+": (mean["canonical"], left), "-": (mean["clip"], left)}, patient),
-            "seeds_ci": t_interval(cost),
+            "ci": over_patients(patient, (1, mean["canonical"], left), (-1, mean["clip"], left)),
+            "seeds_ci": t_interval(cost[None]),
         },
         "consistency - clip, right knees": {
             "difference": float(worse.mean()),
-            "ci": over_patients({"+": (mean["consistency"], other), "-": (mean["clip"], other)}, patient),
+            "ci": over_patients(patient, *on_right),
         },
         "gap between the sides, consistency - clip": {
             "difference": float(gap.mean()),
-            "ci": over_patients(columns, patient),
-            "seeds_ci": t_interval(gap),
+            "ci": over_patients(patient, *on_left, *((-sign, *rest) for sign, *rest in on_right)),
+            "seeds_ci": t_interval(gap[None]),
         },
     }
 

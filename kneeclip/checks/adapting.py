@@ -19,7 +19,7 @@ QUESTIONS = {
             "only what the frozen weights' own gradients needed falls away.",
         },
         misconceptions={
-            "a": "Memory in training is paid per weight that learns; the activations are forgotten.",
+            "a": "Memory in training is paid per trained weight alone.",
             "b": "A frozen weight saves nothing, since the forward pass runs through it all the same.",
         },
     ),

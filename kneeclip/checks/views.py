@@ -34,7 +34,7 @@ QUESTIONS = {
             "c": "It is the Bhattacharyya distance of p and p′: at least 0, and 0 exactly when they are equal.",
         },
         misconceptions={
-            "a": "The mean of two losses is the loss of the mean: that the loss is convex is forgotten.",
+            "a": "The mean of two losses is the loss of the mean.",
             "b": "Averaging helps on some images and harms on others, as it does for a mean of guesses.",
         },
     ),
@@ -60,7 +60,7 @@ QUESTIONS = {
             "c": "A penalty is traded against the rest of the loss; a finite weight leaves a remainder on new knees.",
         },
         misconceptions={
-            "a": "Augmentation builds a symmetry into the model, where it only shows it examples.",
+            "a": "Augmentation builds a symmetry into the model.",
             "c": "What a loss punishes is impossible after training.",
         },
     ),
