@@ -133,6 +133,10 @@ class Anatomy:
         index = [index] if isinstance(index, int) else index
         return Anatomy(**{name: value[index] for name, value in vars(self).items()})
 
+    def to(self, device: torch.device | str) -> Anatomy:
+        """The same knees on another device: they are drawn where they lie."""
+        return Anatomy(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 def healthy(n: int = 1, **changes) -> Anatomy:
     """`n` average healthy right knees; `changes` sets fields.

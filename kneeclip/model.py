@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ def encode_texts(model: CLIPModel, processor: CLIPProcessor, prompts: PromptSet 
 def texts_to_matrix(model: CLIPModel, input_ids: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """T (K, D) from the token ids (Σ M, L) of K grades with `counts[k]` texts each."""
     t = model.get_text_features(input_ids=input_ids).pooler_output  # (Σ M, D), projected, not normalised
-    t = F.normalize(t, dim=-1)
+    t = F.normalize(_precise(t), dim=-1)
     means = torch.stack([rows.mean(0) for rows in t.split(list(counts))])  # (K, D)
     return F.normalize(means, dim=-1)
 
@@ -143,19 +144,28 @@ def encode_images(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
     Gradients flow. Notebook: 02.
     """
     x = image_features(model, pixels.to(model.device))  # (N, D)
-    return F.normalize(x, dim=-1)
+    return F.normalize(_precise(x), dim=-1)
 
 
 def similarity(X: torch.Tensor, T: torch.Tensor) -> torch.Tensor:
     """S (N, K): the cosine of every image with every prompt, between −1 and 1.
 
-    The logits are ``model.logit_scale.exp() * S``.
+    The logits are ``model.logit_scale.exp() * S``. Mixed precision is for the towers: cosines in bfloat16, of eight
+    bits, would tie in one image of ten, and the tie would go to the lower grade.
 
     Notes
     -----
     Source: the paper's figure (S of shape N×K). Notebook: 02.
     """
-    return X @ T.t()
+    kind = X.device.type
+    mixed = kind != "meta" and torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, enabled=False) if mixed else nullcontext():
+        return _precise(X) @ _precise(T).t()
+
+
+def _precise(x: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: what mixed precision left in 16 bits is widened, float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.no_grad()

@@ -214,6 +214,7 @@ def make_phantoms(
     sides: str = "both",
     reader: Reader | None = None,
     variety: float = 1.0,
+    device: torch.device | str = "cpu",
 ) -> Phantoms:
     """A cohort with its images, graded by the rule or by a reader.
 
@@ -228,6 +229,8 @@ def make_phantoms(
     reader : Reader, optional
     variety : float
         How many times as much as in a population bones and films differ, 1 to 4, the disease aside.
+    device : torch.device or str
+        Where they are drawn; the result is on the CPU. Another device may move a grey level by 1.
 
     Returns
     -------
@@ -241,7 +244,7 @@ def make_phantoms(
     if variety != 1:
         anatomy = diversified(anatomy, variety, seed)
     grades = grade(anatomy) if reader is None else read(anatomy, reader)
-    images = render(anatomy, seed, size=size)
+    images = render(anatomy.to(device), seed, size=size).cpu()
     return Phantoms(
         images.numpy(), grades.numpy(), np.array(patients), np.array(which), anatomy, is_atrophic(anatomy).numpy()
     )

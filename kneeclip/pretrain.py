@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,7 +199,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     accelerator = Accelerator()
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
-    knees = _cohort(settings)
+    knees = _cohort(settings, accelerator.device)
     watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
     corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
     corpus += [text for prompts in BUILT_IN.values() for text in prompts.flat] * 20
@@ -207,11 +208,13 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     model.to(accelerator.device).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
-        heads = _Heads(knees.anatomy, settings).to(accelerator.device)
+        heads = _Heads(knees.anatomy.to(accelerator.device), settings).to(accelerator.device)
     learnt = torch.nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, eps=EPS)
     images = torch.from_numpy(knees.images).to(accelerator.device)
+    on_card = accelerator.device.type == "cuda"
+    mixed = torch.autocast("cuda", torch.bfloat16) if on_card else nullcontext()  # the towers alone, as in training
     with RunState(out, "none", accelerator) as state:
         state.open(f"{settings}")
         state.resume(learnt, optimizer)
@@ -235,13 +238,15 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
                 ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
                 films = images[index.to(images.device)]
                 pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
-                seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
-                X = F.normalize(seen.pooler_output, dim=-1)
-                T = F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+                with mixed:
+                    seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
+                    told = model.get_text_features(input_ids=ids).pooler_output
+                X = F.normalize(seen.pooler_output.float(), dim=-1)
+                T = F.normalize(told.float(), dim=-1)
                 same = torch.from_numpy(batch[:, None] == batch[None]).to(images.device)
                 loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
                 losses.append(loss.detach())
-                loss = loss + heads(seen.last_hidden_state, index, settings)
+                loss = loss + heads(seen.last_hidden_state.float(), index, settings)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
                 optimizer.step()
@@ -269,8 +274,12 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         return out
 
 
-def _cohort(settings: Pretraining) -> Phantoms:
-    knees = make_phantoms(settings.patients, settings.seed, size=settings.image_size, variety=settings.variety)
+def _cohort(settings: Pretraining, device: torch.device) -> Phantoms:
+    """The phantoms, drawn on a GPU where there is one: many at 224 px take a CPU minutes."""
+    where = device if device.type == "cuda" else "cpu"
+    knees = make_phantoms(
+        settings.patients, settings.seed, size=settings.image_size, variety=settings.variety, device=where
+    )
     if settings.sides == "both":
         return knees
     kept = knees.sides == settings.sides

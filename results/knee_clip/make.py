@@ -1,10 +1,11 @@
 """python results/knee_clip/make.py DATA [--work runs/knee-clip] [--out kneeclip/assets/knee-clip]
 
-Makes knee-clip, the small CLIP for real knees that comes with the package: a convolutional teacher on the train images
-(`teacher.py`), then a CLIP that starts from phantom-clip and learns to say what the teacher says, on both views of
-every image. `tune` is looked at and sets the temperature; validation and test are decoded with the rest and never
-graded. The same command goes on after a kill. About 20 and 95 minutes on one core with bfloat16 instructions (the
-second part 54 on two), and slower without. `--seeds 0 1 2 3 --out runs/four` asks four teachers, as row 10 in LOG.md.
+Makes knee-clip, the small CLIP for real knees that comes with the package, in three steps: a CLIP of its size and
+224 px on phantoms; convolutional teachers on the real train images (`teacher.py`); then that CLIP learns to say what
+the teachers say, on both views of every image. `tune` is looked at, says which teachers teach and sets the
+temperature; validation and test are decoded with the rest and never graded. The same command goes on after a kill.
+It takes a GPU, or a day of two cores. ``--only start``, ``--only teacher-0`` … make one part, so that several
+processes can share a work folder.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import argparse
 import copy
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from sklearn.metrics import log_loss
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
@@ -29,38 +30,46 @@ from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
 from kneeclip.checkpoints import write_atomically, write_json
 from kneeclip.evaluation import fit_temperature
+from kneeclip.pretrain import Pretraining, pretrain
 from kneeclip.prompts import as_prompts
 from kneeclip.tower import run_layer
 from kneeclip.training import BETAS, EPS, MAX_LOGIT_SCALE, parameter_groups
 
-#: Everything that decides the student's weights, seed included.
-SETTINGS = {
-    "start": "phantom-clip",
-    "prompts": "criteria",
-    "resized": 164,  # pixels of the whole film, by CLIP's own preprocessing
-    "size": 128,  # pixels of its centre, which the model sees
-    "patch": 16,
-    "layers": 4,
-    "epochs": 150,
-    "batch_size": 32,  # images, two views each
-    "lr": 1e-3,
-    "weight_decay": 0.1,
-    "kl": 1.0,  # weights of the three losses: to the teachers' probabilities,
-    "ce": 0.2,  # of cross-entropy to the grade, on both views as in the Symmetry Loss,
-    "dense": 1.0,  # and to a teacher's map, patch by patch; falls to 0, as the answers matter in the end
-    "ema": 0.999,
-    "seed": 0,
-}
+#: The CLIP that the student starts from, on phantoms alone: phantom-clip's recipe, larger and at 224 px.
+START = Pretraining(image_size=224, patch_size=16, width=256, layers=6, lr=7e-4)
+#: Halves or whole, mixed images or not.
+TEACHERS = tuple(teaching.Settings(seed=i, halves=i > 1, mixup=0.2 * (i % 2)) for i in range(4))
+NEAR = 0.02  # a teacher teaches if its loss on `tune`, tempered, is this near to the best one's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the student's weights, seed included."""
+
+    prompts: str = "criteria"
+    size: int = 176  # pixels of a film's middle, at its own 224: what the model sees
+    epochs: int = 120
+    batch_size: int = 64  # images, two views each
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    kl: float = 1.0  # weights of the three losses: to a teacher's probabilities,
+    ce: float = 0.2  # of cross-entropy to the grade, on both views as in the Symmetry Loss,
+    dense: float = 1.0  # and to a teacher's map, patch by patch; falls to 0, as the answers matter in the end
+    ema: float = 0.999
+    seed: int = 0
+    every: int = 5  # epochs between two looks at `tune`, and two saves
 
 
 class Store:
     """What a training has reached, history included, in one file of `folder`; of the same settings and data only."""
 
-    def __init__(self, folder: Path, name: str, settings: dict):
-        self.path, self.settings, self.history = folder / f"{name}.pt", settings, []
+    def __init__(self, folder: Path, name: str, settings: dict, every: int = 1):
+        self.path, self.settings, self.every, self.history = folder / f"{name}.pt", settings, every, []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, parts: dict, epoch: int) -> None:
+    def save(self, parts: dict, epoch: int, last: bool) -> None:
+        if epoch % self.every and not last:
+            return
         found = {name: part.state_dict() for name, part in parts.items()}
         found |= {"epoch": epoch, "generator": torch.get_rng_state()}
         found |= {"settings": self.settings, "history": self.history}
@@ -69,7 +78,7 @@ class Store:
     def resume(self, parts: dict) -> int:
         if not self.path.exists():
             return 0
-        found = torch.load(self.path, weights_only=True)
+        found = torch.load(self.path, weights_only=True, map_location="cpu")
         if found["settings"] != self.settings:
             raise kc.KneeError(
                 "the folder holds a training of other settings or data", self.path, "name another --work"
@@ -81,90 +90,90 @@ class Store:
         return found["epoch"]
 
 
-def new_student(start: str) -> tuple[CLIPModel, CLIPProcessor]:
-    """phantom-clip's weights in patches of another size, and a processor that keeps the middle of the film."""
-    s = SETTINGS
+def new_student(start: Path, s: Settings) -> tuple[CLIPModel, CLIPProcessor]:
+    """The phantoms' CLIP, looking at the middle of the film alone, and a processor that keeps it."""
     old, processor = kc.load_clip(start)
     config = CLIPConfig.from_dict(old.config.to_dict())
-    tower = config.vision_config
-    tower.image_size, tower.patch_size, tower.num_hidden_layers = s["size"], s["patch"], s["layers"]
+    film, patch = config.vision_config.image_size, config.vision_config.patch_size
+    config.vision_config.image_size = s.size
     model = CLIPModel(config)
-    weights = old.state_dict()
-    name = "vision_model.embeddings.patch_embedding.weight"
-    ratio = weights[name].shape[-1] / s["patch"]
-    weights[name] = F.interpolate(weights[name], size=s["patch"], mode="bicubic", align_corners=False) * ratio**2
-    model.load_state_dict(weights)
+    weights = {name: value for name, value in old.state_dict().items() if "position_ids" not in name}
+    name = "vision_model.embeddings.position_embedding.weight"
+    places = weights[name][1:].T.unflatten(1, (film // patch, film // patch))[None]  # (1, width, P, P)
+    theta = torch.eye(2, 3)[None] * s.size / film  # where the middle's patches lie on the whole film
+    grid = F.affine_grid(theta, (1, 1, s.size // patch, s.size // patch), align_corners=False)
+    middle = F.grid_sample(places, grid, align_corners=False)[0].flatten(1).T
+    weights[name] = torch.cat([weights[name][:1], middle])
+    model.load_state_dict(weights, strict=False)
     with torch.no_grad():
         model.logit_scale.fill_(math.log(20))
     old = processor.image_processor
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": s["resized"]},
-        crop_size={"height": s["size"], "width": s["size"]},
+        size={"shortest_edge": film},
+        crop_size={"height": s.size, "width": s.size},
         image_mean=old.image_mean,
         image_std=old.image_std,
     )
     return model, CLIPProcessor(image_processor=images, tokenizer=processor.tokenizer)
 
 
-def disguised(films: torch.Tensor) -> torch.Tensor:
-    """Films (N, 164, 164) uint8 -> (N, S, S) in 0 to 1, warped and exposed anew."""
-    u = torch.rand(len(films), 8) * 2 - 1
-    x = teaching.warped(films, SETTINGS["size"], SETTINGS["size"] / SETTINGS["resized"], u)[:, 0]
+def disguised(films: torch.Tensor, size: int) -> torch.Tensor:
+    """Films (N, H, W) uint8 -> (N, S, S) in 0 to 1, warped and exposed anew."""
+    u = teaching.chance(len(films), films.device)
+    x = teaching.warped(films, size, size / films.shape[-1], u)[:, 0]
     x = x.clamp(1e-4, 1) ** torch.exp(0.35 * u[:, 5])[:, None, None]
     mean = x.mean((1, 2), keepdim=True)
     x = (x - mean) * (1 + 0.2 * u[:, 6])[:, None, None] + mean + 0.06 * u[:, 7][:, None, None]
-    negative = (torch.rand(len(x)) < 0.03)[:, None, None]
-    return torch.where(negative, 1 - x, x).clamp(0, 1)
+    return torch.where(u[:, 9, None, None] > 0.94, 1 - x, x).clamp(0, 1)
 
 
 @torch.no_grad()
 def taught(teacher, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the teacher says of x (N, S, S): flip-averaged probabilities (N, 5), and both views' maps (2N, P, C)."""
     z = teaching.standardised(x[:, None])
-    with torch.autocast("cpu", torch.bfloat16):
+    with teaching.mixed(x.device):
         logits, middle = teacher(torch.cat([z, z.flip(-1)]).to(memory_format=torch.channels_last))
     maps = middle.float().flatten(2).transpose(1, 2)
     return logits.float().view(2, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
 
 
-def train_student(states: list[dict], films, grades, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
-    """knee-clip, from films (N, 164, 164) uint8, their grades (N,) and the teachers' weights.
+def train_student(start, teachers, films, grades, s: Settings, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
+    """knee-clip, from films (N, H, W) uint8, their grades (N,) and the teachers.
 
-    With several teachers every batch asks one, by lot: on average the student is pulled to the mean of what they say,
-    at the price of asking one.
+    Every batch asks one teacher, by lot: on average the student is pulled to the mean of what they say, at the price
+    of asking one.
     """
-    s = SETTINGS
-    torch.manual_seed(s["seed"])
-    model, processor = new_student(s["start"])
-    prompts = as_prompts(s["prompts"])
+    torch.manual_seed(s.seed)
+    device = films.device
+    model, processor = new_student(start, s)
+    model.to(device)
+    prompts = as_prompts(s.prompts)
     tokens = clip.tokenize(model, processor, prompts)
-    width = teaching.SETTINGS["width"]
-    teachers = [teaching.Teacher(width).eval().to(memory_format=torch.channels_last) for _ in states]
-    for teacher, state in zip(teachers, states, strict=True):
-        teacher.load_state_dict(state)
-    heads = nn.ModuleList([nn.Linear(model.config.vision_config.hidden_size, 4 * width) for _ in teachers])
+    width = model.config.vision_config.hidden_size
+    heads = nn.ModuleList([nn.Linear(width, t.body[5].b2.num_features) for t in teachers]).to(device)
     learnt = nn.ModuleDict({"clip": model, "heads": heads})
-    groups = parameter_groups(learnt, s["weight_decay"])
-    optimizer = torch.optim.AdamW(groups, lr=s["lr"], betas=BETAS, eps=EPS, fused=True)
+    groups = parameter_groups(learnt, s.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=BETAS, eps=EPS, fused=True)
     average = copy.deepcopy(model)
+    follow = teaching.follower(average, model)
     parts = {"learnt": learnt, "average": average, "optimizer": optimizer}
     mean, std = processor.image_processor.image_mean[0], processor.image_processor.image_std[0]
-    per_epoch = len(films) // s["batch_size"]
-    total = per_epoch * s["epochs"]
-    for epoch in range(store.resume(parts), s["epochs"]):
+    per_epoch = len(films) // s.batch_size
+    total = per_epoch * s.epochs
+    for epoch in range(store.resume(parts), s.epochs):
         model.train()
-        order, sums = torch.randperm(len(films)), torch.zeros(3)
+        order, sums = torch.randperm(len(films)).to(device), torch.zeros(3, device=device)
         for i in range(per_epoch):
             step = epoch * per_epoch + i
-            batch = order[i * s["batch_size"] : (i + 1) * s["batch_size"]]
-            x = disguised(films[batch])
-            which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
+            batch = order[i * s.batch_size : (i + 1) * s.batch_size]
+            x = disguised(films[batch], s.size)
+            which = int(torch.randint(len(teachers), ()))
             q, maps = taught(teachers[which], x)
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
             for group in optimizer.param_groups:
                 warm = min(1, (step + 1) / (3 * per_epoch))
-                group["lr"] = s["lr"] * warm * (0.5 + 0.5 * math.cos(math.pi * step / total))
-            with torch.autocast("cpu", torch.bfloat16):
+                group["lr"] = s.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / total))
+            with teaching.mixed(device):
                 X, patches = _features(model, ((x - mean) / std)[:, None].expand(-1, 3, -1, -1))
                 T = clip.texts_to_matrix(model, tokens, prompts.counts)
                 told = heads[which](patches)
@@ -174,15 +183,17 @@ def train_student(states: list[dict], films, grades, store: Store, watch) -> tup
             ce = F.nll_loss(log_p, torch.cat([grades[batch]] * 2))  # half the Symmetry Loss
             dense = F.mse_loss(told.float(), maps)
             optimizer.zero_grad()
-            (s["kl"] * kl + s["ce"] * ce + s["dense"] * (1 - step / total) * dense).backward()
+            (s.kl * kl + s.ce * ce + s.dense * (1 - step / total) * dense).backward()
             nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-            teaching.follow(average, model, min(s["ema"], (2 + step) / (11 + step)))
+            follow(min(s.ema, (2 + step) / (11 + step)))
             sums += torch.stack([kl, ce, dense]).detach()
-        watch(epoch, (sums / per_epoch).tolist(), average, processor)
-        store.save(parts, epoch + 1)
+        last = epoch + 1 == s.epochs
+        if last or (epoch + 1) % s.every == 0:
+            watch(epoch, (sums / per_epoch).tolist(), average, processor)
+        store.save(parts, epoch + 1, last)
     return average.eval(), processor
 
 
@@ -196,89 +207,108 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
     return model.visual_projection(tower.post_layernorm(last)), h[:, 1:]
 
 
-def main(data: str, work: Path, out: Path) -> None:
+def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teachers, start_settings, device) -> None:
+    start, begun = work / "start", time.perf_counter()
+    if only in (None, "start") and not (start / "pretraining.json").exists():
+        pretrain(start, start_settings)
+    if only == "start":
+        return
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
     grades = torch.tensor(train["grade"])
     data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
-    seeds = teaching.SETTINGS["seeds"]
-    stores = {f"teacher-{n}": Store(work, f"teacher-{n}", teaching.SETTINGS | {"seeds": [n]} | data_of) for n in seeds}
-    start = time.perf_counter()
+    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of) for t in teachers}
+    films, watched = (torch.from_numpy(np.stack(kc.data.grey_arrays(rows))) for rows in (train, tune))
+    mirrored, watched = (_mirrored(f, rows).to(device) for f, rows in ((films, train), (watched, tune)))
+    grades = grades.to(device)
 
     def note(who, epoch, losses, p, p_flip):
         report = kc.evaluate(p, tune["grade"], tune["patient"], flipped=p_flip, n_boot=0)
-        row = {"epoch": epoch + 1, "losses": losses, "seconds": round(time.perf_counter() - start)}
+        row = {"epoch": epoch + 1, "losses": losses, "seconds": round(time.perf_counter() - begun)}
         row |= {name: report[name] for name in ("accuracy", "qwk")}
         row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
-        stores[who].history.append(row)
-        print(who, row, flush=True)
+        stores[who].history.append(row | {"tempered_loss": _tempered(p, p_flip, tune["grade"])})
+        print(who, stores[who].history[-1], flush=True)
 
-    mirrored, watched = (_mirrored(rows) for rows in (train, tune))
-
-    def trained(seed: int) -> teaching.Teacher:
-        name = f"teacher-{seed}"
+    def trained(t: teaching.Settings) -> teaching.Teacher:
+        name = f"teacher-{t.seed}"
         return teaching.train_teacher(
-            mirrored, grades, seed, stores[name],
-            lambda epoch, loss, t: note(name, epoch, loss, *teaching.grade(t, watched).double().numpy()),
+            mirrored, grades, t, stores[name],
+            lambda epoch, loss, who: note(name, epoch, loss, *teaching.grade(who, watched, t).double().cpu().numpy()),
         )  # fmt: skip
 
-    states = [trained(seed).state_dict() for seed in seeds]
-    stores["student"] = Store(work, "student", {"teacher": teaching.SETTINGS} | SETTINGS | data_of)
-    resized = np.stack(
-        [np.asarray(image.resize((SETTINGS["resized"],) * 2, Image.Resampling.BICUBIC)) for image in train["image"]]
-    )
-    model, processor = train_student(
-        states, torch.from_numpy(resized), grades, stores["student"],
-        lambda epoch, losses, m, pr: note("student", epoch, losses, *kc.predict(m, pr, tune["image"], "criteria")),
-    )  # fmt: skip
-    ship(model, processor, train, tune, out, {name: store.history for name, store in stores.items()})
-    for store in stores.values():  # only now is the result safe without them
-        store.path.unlink()
+    if only:
+        trained(next(t for t in teachers if f"teacher-{t.seed}" == only))
+        return
+    teach = [trained(t) for t in teachers]
+    loss = [stores[f"teacher-{t.seed}"].history[-1]["tempered_loss"] for t in teachers]
+    near = [t for t, value in zip(teach, loss, strict=True) if value <= min(loss) + NEAR]
+    asked = [t.seed for t, value in zip(teachers, loss, strict=True) if value <= min(loss) + NEAR]
+    print("teachers", asked, flush=True)
+    told = {"teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
+    stores["student"] = Store(work, "student", told | data_of, s.every)
+    pixels: list = []
+
+    def look(epoch, losses, model, processor):
+        if not pixels:
+            pixels.append(clip.preprocess(processor, tune["image"]))
+        note("student", epoch, losses, *kc.predict(model, processor, pixels[0], s.prompts))
+
+    model, processor = train_student(start, near, films.to(device), grades, s, stores["student"], look)
+    history = {name: store.history for name, store in stores.items()}
+    ship(model.cpu(), processor, train, tune, out, {"recipe": told | {"arm": "distilled"}, "history": history}, s)
 
 
-def ship(model, processor, train, tune, out: Path, history: dict) -> None:
+def ship(model, processor, train, tune, out: Path, record: dict, s: Settings) -> None:
     """The calibrated model in half precision, with its prompts, record and card.
 
     By chance `tune` has more of the easy KL0 than the train split it was taken from, which would make a fitted
     temperature too sure of itself: its images are weighted to the train split's shares.
     """
-    p, _ = kc.predict(model, processor, tune["image"], SETTINGS["prompts"])
+    p, _ = kc.predict(model, processor, tune["image"], s.prompts)
     grades = np.array(tune["grade"])
     shares, found = (np.bincount(rows["grade"], minlength=5) / len(rows["grade"]) for rows in (train, tune))
     temperature = fit_temperature(p, grades, (shares / found)[grades])
     clip.fold_temperature(model, temperature)
     clip.save_clip(model, processor, out, half=True)
-    prompts = as_prompts(SETTINGS["prompts"])
+    prompts = as_prompts(s.prompts)
     write_json(out / "prompts.json", asdict(prompts))
-    recipe = {"arm": "distilled", "student": SETTINGS, "teacher": teaching.SETTINGS}
-    record = {"recipe": recipe, "prompts": prompts.name, "preset": "knees", "data": "real knees (Chen 2018)"}
-    record |= {"temperature": temperature, "history": history, "environment": environment()}
-    write_json(out / "run.json", record)
-    write_atomically(out / "README.md", lambda tmp: tmp.write_text(card(model), encoding="utf-8"))
+    record |= {"prompts": prompts.name, "preset": "knees", "data": "real knees (Chen 2018)"}
+    write_json(out / "run.json", record | {"temperature": temperature, "environment": environment()})
+    write_atomically(out / "README.md", lambda tmp: tmp.write_text(card(model, s), encoding="utf-8"))
 
 
-def card(model: CLIPModel) -> str:
-    s, count = SETTINGS, sum(p.numel() for p in model.parameters())
+def card(model: CLIPModel, s: Settings) -> str:
+    count, patch = sum(p.numel() for p in model.parameters()), model.config.vision_config.patch_size
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: cc-by-4.0\n---\n"
         "# knee-clip\n\n"
         f"**{NOT_FOR_DIAGNOSIS}** A small CLIP that grades single-knee radiographs (Kellgren–Lawrence 0–4).\n\n"
-        f"- {count:,} weights in float16, read as float32; sees the middle {s['size']} of {s['resized']} px of a film "
-        f"in patches of {s['patch']}.\n"
+        f"- {count:,} weights in float16, read as float32; sees the middle {s.size} of 224 px of a film "
+        f"in patches of {patch}.\n"
         "- Learnt from the train split of the *Knee Osteoarthritis Severity Grading Dataset* (Chen 2018, Mendeley "
         "Data V1, [10.17632/56rmx5bjcr.1](https://doi.org/10.17632/56rmx5bjcr.1), CC BY 4.0; derived from the "
-        "Osteoarthritis Initiative), without its `tune` patients; those set the temperature.\n"
-        "- How: it started from `phantom-clip` and learnt what a convolutional teacher, trained on the same images, "
-        "says of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy came "
-        "about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
+        "Osteoarthritis Initiative), without its `tune` patients; those chose the recipe and set the temperature.\n"
+        "- How: a CLIP that was trained on captioned phantoms learnt what convolutional teachers, trained on the same "
+        "images, say of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy "
+        "came about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
         "- Classes: the five texts of `prompts.json`. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
     )
 
 
-def _mirrored(rows) -> torch.Tensor:
-    """Films (N, 224, 224), left knees mirrored to right ones."""
-    films = torch.from_numpy(np.stack(kc.data.grey_arrays(rows)))
+def _tempered(p, p_flip, grades) -> float:
+    """The flip-averaged cross-entropy on `tune` once a temperature has been fitted: for choosing, not for reporting."""
+    z = (np.log(p.clip(1e-12)) + np.log(p_flip.clip(1e-12))) / 2
+    grades, best = np.array(grades), []
+    for temperature in np.arange(0.4, 1.6, 0.05):
+        q = np.exp(z / temperature - (z / temperature).max(1, keepdims=True))
+        best.append(log_loss(grades, q / q.sum(1, keepdims=True), labels=range(5)))
+    return float(min(best))
+
+
+def _mirrored(films: torch.Tensor, rows) -> torch.Tensor:
+    """Films (N, H, W), left knees mirrored to right ones."""
     left = torch.tensor([side == "L" for side in rows["side"]])
     return torch.where(left[:, None, None], films.flip(-1), films)
 
@@ -288,10 +318,18 @@ if __name__ == "__main__":
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("--work", type=Path, default=Path("runs/knee-clip"), help="for what a killed run needs")
     parser.add_argument("--out", type=Path, default=Path("kneeclip/assets/knee-clip"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(teaching.SETTINGS["seeds"]), help="teachers")
-    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"], help="of the CLIP")
-    parser.add_argument("--threads", type=int, default=1, help="1 gives the same bits on every run of one machine")
+    parser.add_argument("--only", help="make this part and stop: start, teacher-0, teacher-1, …")
+    parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the student")
+    parser.add_argument("--teacher-epochs", type=int, default=teaching.Settings.epochs)
+    parser.add_argument("--patients", type=int, default=START.patients, help="phantom patients of the start")
     given = parser.parse_args()
-    teaching.SETTINGS["seeds"], SETTINGS["epochs"] = tuple(given.seeds), given.epochs
-    torch.set_num_threads(given.threads)
-    main(given.data, given.work, given.out)
+    main(
+        given.data,
+        given.work,
+        given.out,
+        given.only,
+        Settings(epochs=given.epochs),
+        [replace(t, epochs=given.teacher_epochs) for t in TEACHERS],
+        replace(START, patients=given.patients),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
