@@ -113,7 +113,9 @@ def reexposed(films: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     """
     n, size = len(films), films.shape[-1]
     u = (torch.rand(n, 8, generator=g) * 2 - 1).to(films.device)[..., None, None]
-    grain = torch.randn(n, size, size, generator=g).to(films.device)
+    if films.device.type == "cuda":  # a number for every pixel, drawn on the CPU, would be all that a GPU waits for
+        g = torch.Generator(films.device).manual_seed(int(torch.randint(2**31, (), generator=g)))
+    grain = torch.randn(n, size, size, generator=g, device=films.device)
     x = films.float() / 255
     soft = x[:, None]
     for _ in range(2):

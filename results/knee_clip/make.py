@@ -208,6 +208,7 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
 
 
 def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teachers, start_settings, device) -> None:
+    torch.backends.cudnn.benchmark = True  # the sizes are always the same
     start, begun = work / "start", time.perf_counter()
     if only in (None, "start") and not (start / "pretraining.json").exists():
         pretrain(start, start_settings)
@@ -217,7 +218,8 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
     train, tune = knees["train"], knees["tune"]
     grades = torch.tensor(train["grade"])
     data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
-    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of) for t in teachers}
+    every = 5 if device.type == "cuda" else 1  # on a CPU an epoch is minutes
+    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of, every) for t in teachers}
     films, watched = (torch.from_numpy(np.stack(kc.data.grey_arrays(rows))) for rows in (train, tune))
     mirrored, watched = (_mirrored(f, rows).to(device) for f, rows in ((films, train), (watched, tune)))
     grades = grades.to(device)
