@@ -197,7 +197,7 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     def forked() -> None:
-        if world() != processes:  # Colab with fewer than two GPUs: the launcher calls this in the notebook's own process
+        if world() != processes:  # Colab with fewer than two GPUs: this is the notebook's own process
             raise KneeError("the notebook's launcher starts no processes here", f"processes={processes}", remedy)
         import torch
 

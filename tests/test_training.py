@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from kneeclip import training
-from kneeclip.batches import epoch_plan, load_resident, make_views
+from kneeclip.batches import epoch_batches, epoch_plan, load_resident, make_views
 from kneeclip.checkpoints import load_state, save_state
 from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
@@ -112,8 +112,53 @@ def test_the_epoch_plan_is_a_permutation_drawn_from_seed_and_epoch(tiny, arrays,
     other, _ = epoch_plan(data, recipe, 4)
     assert sorted(order.tolist()) == list(range(22))
     assert torch.equal(order, again) and torch.equal(draws, draws_again) and not torch.equal(order, other)
-    balanced, _ = epoch_plan(data, dataclasses.replace(recipe, balance=1.0), 0)
-    assert len(balanced) == 22 and len(set(balanced.tolist())) < 22
+    batches = epoch_batches(data, recipe, 3)
+    assert [len(batch) for batch, _ in batches] == [8, 8, 6]
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), order)
+    assert torch.equal(torch.cat([own for _, own in batches]), draws[order]), "the numbers go with the image"
+
+
+def test_balance_draws_every_grade_equally_often_and_no_copy_twice_alike(tiny, arrays, recipe):
+    rng = np.random.default_rng(0)
+    grade = np.repeat([0, 1, 2, 3], [1000, 600, 380, 20])  # and nobody of grade 4
+    image = rng.integers(0, 256, (2000, 28, 28), dtype=np.uint8)
+    accelerator = training.make_accelerator("no")
+    data = load_resident(tiny[1], {"train": {"image": image, "grade": grade}}, "train", accelerator, recipe, False)
+    for balance in (1.0, 0.5):
+        asked = dataclasses.replace(recipe, balance=balance, augment=1.0)
+        batches = epoch_batches(data, asked, 0)
+        order, draws = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert len(order) == 2000 and draws.shape == (2000, 7)
+        shares = torch.bincount(data.grades[order], minlength=5) / 2000
+        expected = balance * np.array([0.25] * 4 + [0]) + (1 - balance) * np.bincount(grade, minlength=5) / 2000
+        assert shares.numpy() == pytest.approx(expected, abs=0.04)  # four standard errors
+        places = torch.nonzero(order == order[data.grades[order] == 3][0])[:, 0]
+        assert len(places) > 3  # of twenty images that fill up to a quarter of the epoch
+        views = make_views(data.images[order[places]], data.mirror_on_device[order[places]], draws[places], asked)
+        assert all((a - b).abs().mean() > 3 for a, b in zip(views[: len(places)], views[1 : len(places)], strict=False))
+
+
+def test_a_balanced_run_resumes_to_the_same_bits(tiny_folder, arrays, recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, balance=0.7, save_every=2)
+    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+
+    def stop(_, steps):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run", watch=stop)
+    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert 0 < resumed.resumed_at < 5 and same_bits(weights(whole), weights(resumed)) and whole.steps == resumed.steps
+
+
+def test_an_epochs_loss_is_the_mean_over_its_images(tiny, arrays, recipe):
+    """22 images in steps of 8: the last step has 6, and is no third of the epoch."""
+    run = train(*tiny, arrays, "criteria", recipe)
+    for row in run.history:
+        steps = [step["total"] for step in run.steps if step["epoch"] == row["epoch"]]
+        assert row["total"] == pytest.approx(np.average(steps, weights=[8, 8, 6]), rel=1e-12)
+        assert row["total"] != pytest.approx(np.mean(steps), rel=1e-6)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
