@@ -301,6 +301,20 @@ def test_forest():
         plots.forest([], xlabel="x")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_map_without_a_smallest_half_gets_no_contour():
+    def drawn(*maps):
+        figure = plots.relevance_maps(IMAGES[:1], MASKS[:1], {str(i): plane for i, plane in enumerate(maps)})
+        figure.draw_without_rendering()
+        return [len(ax.collections) and len(ax.collections[0].levels) for ax in figure.axes][1:]
+
+    even, steps = np.full((40, 40), 1 / 1600), np.full((40, 40), 0.01)
+    steps[10:20] = 1.0  # a plateau that holds nearly all
+    peaked = steps.copy()
+    peaked[12:16] = 3.0  # holds two thirds, and no four fifths
+    assert drawn(even, steps, peaked, MAPS[0]) == [0, 0, 1, 2]
+
+
 def test_forest_of_two_intervals_and_a_reference_of_each_row():
     figure = plots.forest(FOREST, xlabel="x", reference=[0.1, 0.2, 0.3], thin=[(0.2, 0.9), None, (0, 1)], form="+.1f")
     spans = [line.get_xydata().tolist() for line in figure.axes[0].get_lines()]

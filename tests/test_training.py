@@ -1,6 +1,7 @@
 """Training: every arm learns, a killed run ends in the same bits, and what does not fit is said."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from kneeclip import training
 from kneeclip.batches import epoch_batches, epoch_plan, load_resident, make_views
-from kneeclip.checkpoints import load_state, save_state
+from kneeclip.cards import environment
+from kneeclip.checkpoints import fingerprint, load_state, save_state
 from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
 from kneeclip.losses import clip_koa_loss
@@ -467,6 +469,7 @@ def test_data_that_do_not_fit_are_said_in_a_sentence(tiny, arrays, recipe):
     [
         {"arm": "clipkoa"}, {"weight": -1.0}, {"consistency": "cosine"}, {"precision": "fp8"}, {"epochs": 0},
         {"batch_size": 0}, {"lr": 0.0}, {"warmup": 2.0}, {"select": "auc"}, {"micro_batch": 0}, {"balance": -0.1},
+        {"epochs": 10**400}, {"weight": -(10**400)}, {"lr": float("nan")}, {"lr": float("inf")}, {"last_k": 0},
     ],
 )  # fmt: skip
 def test_a_bad_recipe_names_the_setting(setting):
@@ -488,6 +491,23 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     tensors, meta = load_state(path)
     assert meta == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_of_every_precision_have_their_fingerprint():
+    values = torch.linspace(-1, 1, 8)
+    assert len({fingerprint([], {"w": values.to(kind)}) for kind in (torch.float32, torch.bfloat16, torch.half)}) == 3
+    by_numpy = hashlib.sha256(b"[]w" + values.numpy().tobytes()).hexdigest()  # what runs that are there were given
+    assert fingerprint([], {"w": values}) == by_numpy == fingerprint([], {"w": values.view(2, 4)})
+    assert fingerprint([], {"w": torch.tensor(True)}) != fingerprint([], {"w": torch.tensor(False)})
+
+
+def test_a_run_on_the_cpu_says_cpu_on_a_machine_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+    assert environment()["device"] == "a card" and environment(torch.device("cuda"))["device"] == "a card"
+    assert environment(torch.device("cpu"))["device"].startswith("CPU, ")
+    assert environment(torch.device("mps"))["device"] == "MPS"
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
