@@ -34,10 +34,10 @@ def test_what_is_imported_is_declared():
     declared = {re.match(r"[\w-]+", line).group().lower() for line in asked}
     called = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn"}
     with_jupyter = {"IPython", "nbformat", "zmq"}  # an own bound on these would replace Colab's
-    seen = set()
+    # by lines: the benches' children import in a text of their own
+    line, seen = re.compile(r"^ *(?:import|from) (\w+)[.\w]*(?: import .*| as \w+)?$", re.M), set()
     for path in (ROOT / "kneeclip").rglob("*.py"):
-        # by lines: the benches' children import in a text of their own
-        seen |= set(re.findall(r"^ *(?:import|from) (\w+)(?:[.\w]* import .*|[.\w]*(?: as \w+)?)$", text_of(path), re.M))
+        seen |= set(line.findall(text_of(path)))
     foreign = seen - set(sys.stdlib_module_names) - {"kneeclip"} - with_jupyter
     assert {"torch", "huggingface_hub", "psutil", "peft"} <= foreign
     assert {called.get(name, name) for name in foreign} <= declared
