@@ -260,7 +260,11 @@ def cohort_statistics(knees: Phantoms) -> dict:
     -----
     Notebook: 01.
     """
-    from kneeclip.reading import agreement  # scikit-learn, which drawing needs nothing of
+    from sklearn.metrics import cohen_kappa_score
+
+    def qwk(a, b):  # of one and the same grade throughout, or of nobody, kappa is 0/0
+        defined = len(np.union1d(a, b)) > 1
+        return float(cohen_kappa_score(a, b, weights="quadratic", labels=range(5))) if defined else None
 
     pairs: dict[str, list[int]] = {}
     for patient, value in zip(knees.patients, knees.grades, strict=True):
@@ -272,9 +276,9 @@ def cohort_statistics(knees: Phantoms) -> dict:
         "n": len(knees),
         "shares": [float((knees.grades == k).mean()) for k in range(5)],
         "same_grade": float((both[:, 0] == both[:, 1]).mean()) if len(both) else None,
-        "pair_qwk": agreement(*both.T)["kappa_quadratic"],
+        "pair_qwk": qwk(both[:, 0], both[:, 1]),
         "reader_agreement": float((first == second).mean()),
-        "reader_qwk": agreement(first, second)["kappa_quadratic"],
+        "reader_qwk": qwk(first, second),
         "atrophic": float(knees.atrophic[narrow].mean()) if narrow.any() else None,
     }
 
