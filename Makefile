@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FLOOR := $(VENV)/floor
 JOBS ?= 2
 # Two processes of one thread finish sooner than one process of two. A file stays in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -20,7 +21,7 @@ tutorial: $(STAMP)
 	$(BIN)/kneeclip tutorial --out build/tutorial
 
 test: $(STAMP) floor
-	$(BIN)/ruff check kneeclip tests tools notebooks
+	$(BIN)/ruff check kneeclip tests tools notebooks results
 	$(BIN)/ruff format --check kneeclip tests tools
 	$(PYTEST) tests
 	$(PYTEST) --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
@@ -33,9 +34,8 @@ kit: $(STAMP)
 	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python tools/kit.py $(KIT)
 
 # The lower bounds of pyproject.toml, laid over the environment: do the rooms next to Transformers work there too?
-floor: $(STAMP)
-	test -d $(VENV)/floor || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/floor -r tests/floor.txt
-	PYTHONPATH=$(VENV)/floor $(PYTEST) tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py tests/test_adapting.py
+floor: $(FLOOR)/.installed
+	PYTHONPATH=$(FLOOR) $(PYTEST) tests/test_losses.py tests/test_prompts.py tests/test_model.py tests/test_training.py tests/test_adapting.py
 
 # The suite kills three trainings and fuzzes for seconds; these do it at length.
 kill: $(STAMP)
@@ -56,7 +56,12 @@ badges: $(STAMP)
 clean:
 	rm -rf build runs .pytest_cache .ruff_cache .hypothesis
 
-# Done once; again only when the requirements change.
+# Each done once; again only when its requirements change. pip would lay a new floor over the old one, and keep both.
+$(FLOOR)/.installed: tests/floor.txt | $(STAMP)
+	rm -rf $(FLOOR)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(FLOOR) -r tests/floor.txt
+	touch $@
+
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kneeclip needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

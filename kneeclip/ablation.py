@@ -8,7 +8,7 @@ import numpy as np
 
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, flip_average
-from kneeclip.resampling import bootstrap_guesses, draw_patients, interval
+from kneeclip.resampling import bootstrap_guesses, draw_patients, interval, mean_by_resample
 
 MEASURES = ("accuracy", "qwk", "flip_agreement", "averaged")
 
@@ -88,8 +88,8 @@ def _one_seed(p, p_flip, grades, owner, draws) -> dict:
     boot = bootstrap_guesses(p.argmax(1), grades, owner, draws, p.shape[1])
     scores = {name: (np.nan if point[name] is None else point[name], boot[name]) for name in ("accuracy", "qwk")}
     if p_flip is not None:
-        agree, knees = p.argmax(1) == p_flip.argmax(1), np.bincount(owner)
+        agree = p.argmax(1) == p_flip.argmax(1)
         right = flip_average(p, p_flip).argmax(1) == grades
         for name, hit in (("flip_agreement", agree), ("averaged", right)):
-            scores[name] = (float(hit.mean()), (draws @ np.bincount(owner, hit)) / (draws @ knees))
+            scores[name] = (float(hit.mean()), mean_by_resample(hit, owner, draws))
     return scores

@@ -1,7 +1,8 @@
 """What a training step sees: a split resident on the device, the order of its images, their views.
 
-Everything random is keyed by (seed, epoch, image) and drawn on the CPU, so that a resumed run, another number of
-processes and another device all see the same images.
+Everything random is keyed by (seed, epoch, image), or by (seed, epoch, place in the epoch) where `balance` draws an
+image several times, and drawn on the CPU, so that a resumed run, another number of processes and another device all
+see the same images.
 """
 
 from __future__ import annotations
@@ -72,7 +73,11 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
 
 
 def epoch_plan(data: Resident, recipe: Recipe, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The order of the images (N,) and their random numbers (N, 7), from (seed, epoch) alone; drawn on the CPU."""
+    """The order of the images (N,) and random numbers (N, 7), from (seed, epoch) alone; drawn on the CPU.
+
+    Without `balance` an epoch sees each image once, and image j has the numbers of row j. With it, row i belongs to the
+    i-th place of the order: a rare grade's image comes several times, and shall not come as the same picture.
+    """
     seed = int(np.random.SeedSequence([recipe.seed, epoch]).generate_state(1)[0])
     generator = torch.Generator().manual_seed(seed)
     n = len(data.grades)
@@ -87,6 +92,13 @@ def epoch_plan(data: Resident, recipe: Recipe, epoch: int) -> tuple[torch.Tensor
     return order.to(data.grades.device), draws.to(data.grades.device)
 
 
+def epoch_batches(data: Resident, recipe: Recipe, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The steps of an epoch: the images (B,) of each, and their random numbers (B, 7); the last may be smaller."""
+    order, draws = epoch_plan(data, recipe, epoch)
+    own = draws if recipe.balance else draws[order]
+    return list(zip(order.split(recipe.batch_size), own.split(recipe.batch_size), strict=True))
+
+
 def make_views(images: torch.Tensor, mirror: torch.Tensor, draws: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The views that an arm trains on, as grey levels: (N, S, S), or (2N, S, S) with the flips behind the originals.
 
@@ -94,7 +106,7 @@ def make_views(images: torch.Tensor, mirror: torch.Tensor, draws: torch.Tensor, 
     ----------
     images : (N, S, S) uint8
     mirror : (N,) bool, the left knees; only `canonical` looks at it
-    draws : (N, 7) uniform random numbers in [0, 1), keyed by seed, epoch and image
+    draws : (N, 7) uniform random numbers in [0, 1), a row an image: see `epoch_plan`
     """
     x = images.float()
     if recipe.arm == "canonical":

@@ -18,13 +18,16 @@ from kneeclip.prompts import PromptSet, read_prompts
 NOT_FOR_DIAGNOSIS = "For teaching and research, never for diagnosis."
 
 
-def environment() -> dict:
-    """Versions, machine and commit that a number was made with."""
+def environment(device: torch.device | None = None) -> dict:
+    """Versions, machine and commit that a number was made with.
+
+    `device` is where it was made; without it this machine's accelerator, or its CPU, is taken for it.
+    """
     packages = ("torch", "transformers", "accelerate", "datasets", "numpy")
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
-        "device": _device(),
+        "device": _device(device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
@@ -53,7 +56,7 @@ def write_run(run, fingerprint: str, facts: dict) -> None:
         "seconds": round(sum(row["seconds"] for row in run.history), 1),
         "notes": run.notes,
         **facts,
-        "environment": environment(),
+        "environment": environment(run.model.device),
         "fingerprint": fingerprint,
     }
     page = _card(record, chosen, several=max(run.prompts.counts) > 1)
@@ -111,10 +114,11 @@ def _card(record: dict, chosen: dict, several: bool) -> str:
     )
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "MPS" if torch.backends.mps.is_available() else f"CPU, {platform.machine()}"
+def _device(device: torch.device | None) -> str:
+    device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "MPS" if device.type == "mps" else f"CPU, {platform.machine()}"
 
 
 def _commit() -> str | None:

@@ -149,7 +149,8 @@ def fingerprint(settings: object, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(settings).encode())
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # as bytes: NumPy has no bfloat16
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -242,9 +243,12 @@ class RunState:
         self.best, self.best_epoch = meta["best"], meta["best_epoch"]
 
     def save(self, model, optimizer):
+        self._finite(model)
+        self._write(model, optimizer)
+
+    def _write(self, model, optimizer):
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        self._finite(model)
         tensors = {f"model/{k}": v for k, v in learnt(model).items()} | optimizer_tensors(optimizer)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
         names = ("step", "history", "steps", "best", "best_epoch", "fingerprint")
@@ -271,5 +275,5 @@ class RunState:
             elif self.accelerator.is_main_process:
                 # before the checkpoint: a kill between the two makes the resumed run write the same file again
                 save_state(self.best_file, weights, {"epoch": self.best_epoch})
-        self.save(model, optimizer)
+        self._write(model, optimizer)
         self.accelerator.wait_for_everyone()

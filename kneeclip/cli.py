@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -141,8 +142,8 @@ def train(
     tuned = ", ".join(f"{k.removeprefix('tune_')} {best[k]:.3f}" for k in best if k.startswith("tune_"))
     typer.echo(f"Kept epoch {run.best_epoch + 1} of {recipe.epochs} (tune: {tuned or 'none'}).")
     typer.echo(
-        f"Model: {run.folder}\nNext: kneeclip evaluate {shlex.quote(str(run.folder))}"
-        + (f" --data {shlex.quote(data)}" if data else "")
+        f"Model: {run.folder}\nNext: "
+        + _typed(["kneeclip", "evaluate", str(run.folder), *(["--data", data] if data else [])])
     )
     write_json(json_file, {"best_epoch": run.best_epoch, "temperature": run.temperature, "history": run.history})
 
@@ -241,11 +242,17 @@ def _preset(name: str | None, data: str | None):
     return chosen
 
 
+def _typed(words: list[str]) -> str:
+    """A command to copy into this system's shell; cmd.exe knows no single quotes."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
 def _environment(preset) -> None:
     """What the notebooks' kernels read."""
     os.environ["KNEECLIP_PRESET"] = preset.name
     if not preset.is_phantom:
-        os.environ["KNEECLIP_DATA"] = str(Path(preset.data).resolve()) if preset.data != "kaggle" else "kaggle"
+        where = preset.data if preset.data == "kaggle" else str(Path(preset.data).expanduser().resolve())
+        os.environ["KNEECLIP_DATA"] = where
 
 
 def _mirrored(record: dict, sides) -> list[bool] | None:

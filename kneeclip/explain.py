@@ -19,7 +19,7 @@ from transformers import CLIPModel, CLIPProcessor
 from kneeclip import model as clip
 from kneeclip.errors import KneeError
 from kneeclip.prompts import PromptSet
-from kneeclip.resampling import draw_patients, interval
+from kneeclip.resampling import draw_patients, interval, mean_by_resample
 
 
 def relevance(
@@ -161,11 +161,10 @@ def scores(maps, regions, patients, *, against=None, n_boot=1000, seed=0, level=
         baseline = _per_image(against, regions)
         columns |= {f"{name}_difference": columns[name] - baseline[name] for name in baseline}
     owner, draws = draw_patients(patients, len(regions), n_boot, seed, level)
-    counts = draws @ np.bincount(owner)  # (B,) images in each resample
     report = {"n": len(regions), "n_patients": draws.shape[1]}
     for name, values in columns.items():
-        means = draws @ np.bincount(owner, values) / counts
-        report[name] = {"value": float(values.mean()), "ci": interval(means, level)}
+        ci = interval(mean_by_resample(values, owner, draws), level)
+        report[name] = {"value": float(values.mean()), "ci": ci}
     return report
 
 

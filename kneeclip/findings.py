@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,10 +125,10 @@ def markdown(report: dict, figures: dict[str, str] | None = None) -> str:
 def _arm_table(arms: Sequence[dict]) -> list[str]:
     rows = []
     for row in arms:
-        scores = [row[view][metric] for metric in ("accuracy", "qwk") for view in ("original", "averaged")]
-        scores.append(row["flip_agreement"])
+        views = itertools.product(("accuracy", "qwk"), ("original", "averaged"))
+        cells = [_score(row[view][metric], metric) for metric, view in views]
+        cells.append(_score(row["flip_agreement"], "flip_agreement"))
         spread = row["original"]["accuracy"]
-        cells = [_score(score, "qwk" if 1 < i < 4 else "accuracy") for i, score in enumerate(scores)]
         rows.append([f"`{row['label']}`", row["runs"], *cells, _sd(spread["seed_sd"]), _sd(spread["fold_sd"])])
     head = ("arm", "runs", "accuracy", "flip-averaged", "QWK", "flip-averaged", "flip agreement", "seed SD", "fold SD")
     notes = ["", "SD: of the accuracy on the original view, in points, between seeds of a fold and between folds."]

@@ -80,6 +80,7 @@ def _check(record: dict) -> None:
     if p.shape != p_flip.shape or p.shape[1:] != (K,) or not (np.isfinite(p).all() and np.isfinite(p_flip).all()):
         raise ValueError("probabilities of two views, one row an image")
     numbers = (record["views"], record["looks"], record["training_seconds"], record["recipe"]["epochs"])
+    numbers += tuple(record["images"][name] for name in ("train", "tune", "report"))
     if not all(isinstance(value, int | float) for value in numbers) or not record["environment"].keys():
         raise TypeError("numbers of a run")
     if not any("tune_accuracy" in row for row in record["history"]):

@@ -90,7 +90,10 @@ def load_clip(name: str | os.PathLike, *, fresh_seed: int | None = None) -> tupl
 
 
 def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathLike, *, half: bool = False) -> Path:
-    """Write model and processor as a plain Transformers folder; an existing file is replaced only when all is written.
+    """Write model and processor as a plain Transformers folder.
+
+    All is written aside and flushed to the disk first; then the files are moved into place one by one, so that none is
+    ever half a file, and a kill among the moves can leave old ones beside new ones.
 
     Parameters
     ----------
@@ -110,6 +113,8 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
             processor.save_pretrained(tmp)
             for path in sorted(Path(tmp).iterdir()):
                 path.chmod(0o644)  # safetensors writes for the owner alone
+                with open(path, "rb+") as file:  # a run's checkpoint is removed once this folder stands
+                    os.fsync(file.fileno())
                 os.replace(path, folder / path.name)
     except (OSError, SafetensorError) as error:  # safetensors has its own word for a full disk
         raise KneeError(

@@ -46,7 +46,7 @@ def preprocess(processor: CLIPProcessor, images: Sequence | np.ndarray, *, progr
     image_processor = processor.image_processor
     size = _image_size(image_processor)
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (size, size):
-        return images
+        return np.ascontiguousarray(images)  # torch takes no view with negative strides, such as images[:, :, ::-1]
     if isinstance(images, (Image.Image, str, os.PathLike)) or getattr(images, "ndim", 3) == 2:
         raise KneeError("that is one image, and a list of images is needed", type(images).__name__, "write [image]")
     out = np.empty((len(images), size, size), np.uint8)
@@ -202,20 +202,22 @@ def predict(
         raise KneeError("no batch can be so small", f"batch_size={batch_size}", "give a whole number from 1")
     was_training = model.training
     model.eval()
-    T = encode_texts(model, processor, prompts)  # (K, D)
-    scale = model.logit_scale.exp()
     both = []
-    bar = tqdm(total=len(pixels), desc="predict", unit="image", delay=2)
-    for start in range(0, len(pixels), batch_size):
-        batch = torch.from_numpy(pixels[start : start + batch_size]).to(model.device)
-        turned = torch.from_numpy(mirror[start : start + batch_size]).to(model.device)
-        batch = torch.where(turned[:, None, None], batch.flip(-1), batch)
-        # one view after the other: without gradients smaller batches are quicker on a CPU, and ask for less memory
-        S = [similarity(encode_images(model, to_pixel_values(processor, v)), T) for v in (batch, batch.flip(-1))]
-        both.append((scale * torch.stack(S)).float().cpu().double().softmax(-1))  # (2, B, K)
-        bar.update(len(batch))
-    bar.close()
-    model.train(was_training)
+    try:  # whoever catches what a prompt or an image raises goes on with the model as it was
+        T = encode_texts(model, processor, prompts)  # (K, D)
+        scale = model.logit_scale.exp()
+        with tqdm(total=len(pixels), desc="predict", unit="image", delay=2) as bar:
+            for start in range(0, len(pixels), batch_size):
+                batch = torch.from_numpy(pixels[start : start + batch_size]).to(model.device)
+                turned = torch.from_numpy(mirror[start : start + batch_size]).to(model.device)
+                batch = torch.where(turned[:, None, None], batch.flip(-1), batch)
+                # one view after the other: without gradients smaller batches are quicker on a CPU, and take less memory
+                views = (to_pixel_values(processor, view) for view in (batch, batch.flip(-1)))
+                S = [similarity(encode_images(model, view), T) for view in views]
+                both.append((scale * torch.stack(S)).float().cpu().double().softmax(-1))  # (2, B, K)
+                bar.update(len(batch))
+    finally:
+        model.train(was_training)
     p, p_flip = torch.cat(both, dim=1).numpy() if both else np.empty((2, 0, len(T)))
     return p, p_flip
 

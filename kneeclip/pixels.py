@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
 from kneeclip.errors import KneeError
-from kneeclip.resampling import draw_patients, interval
+from kneeclip.resampling import draw_patients, interval, mean_by_resample
 
 #: What `one_sided` trains on: name -> (with left knees, with every image's flip as well, left knees mirrored first).
 TRAINING_SETS = {
@@ -136,6 +136,4 @@ def pixel_components(images, train, *, components: int = 100, size: int = 28):
 
 def _share(hit, among, owner, draws) -> tuple[float, np.ndarray]:
     """Share of hits among some knees, and the same in each resample of patients (B,)."""
-    hits, knees = (np.bincount(owner, x, minlength=draws.shape[1]) for x in (hit & among, among))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return hit[among].mean(), (draws @ hits) / (draws @ knees)
+    return hit[among].mean(), mean_by_resample(hit, owner, draws, among)

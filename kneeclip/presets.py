@@ -82,11 +82,12 @@ class Recipe:
             value, kind = getattr(self, field.name), field.type.removesuffix(" | None")
             types, asked = KINDS[kind]
             ok = isinstance(value, types) and (kind == "bool" or not isinstance(value, bool))
-            ok = ok and (kind not in ("int", "float") or abs(float(value)) < 1e300)  # neither infinite nor NaN
+            number = ok and kind in ("int", "float")
+            plain = value if isinstance(value, int) or not number else float(value)  # an int may be too large for float
+            ok = ok and (not number or -1e300 < plain < 1e300)  # neither infinite nor NaN
             check(ok or (value is None and kind != field.type), field.name, f"give {asked}")
-            if kind in ("int", "float") and value is not None and type(value) not in (int, float):
-                plain = int(value) if kind == "int" else float(value)  # as JSON holds numbers
-                object.__setattr__(self, field.name, plain)
+            if number and type(value) not in (int, float):  # as JSON holds numbers
+                object.__setattr__(self, field.name, int(value) if kind == "int" else plain)
         check(self.arm in ARMS, "arm", f"choose one of {', '.join(ARMS)}")
         check(self.consistency in FORMS, "consistency", f"choose one of {', '.join(FORMS)}")
         check(self.precision in ("no", "bf16", "fp16"), "precision", "choose no, bf16 or fp16")
@@ -96,7 +97,7 @@ class Recipe:
         check(self.seed <= MAX_SEED, "seed", f"give a whole number up to {MAX_SEED}")
         check(self.adapt in RUNGS, "adapt", f"choose one of {', '.join(RUNGS)}")
         for name in ("epochs", "batch_size", "last_k", "lora_rank", "judge_every"):
-            check(isinstance(getattr(self, name), int) and getattr(self, name) >= 1, name, "give a whole number from 1")
+            check(getattr(self, name) >= 1, name, "give a whole number from 1")
         check(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "give a whole number from 1, or None")
         for name in ("lr", "clip_norm"):
             check(getattr(self, name) > 0, name, "give a number above 0")

@@ -178,24 +178,27 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
     Raises
     ------
     KneeError
-        If a process fails, with that process's own sentence; and on systems that can't fork (Windows).
+        If a process fails, with that process's own sentence; on anything but Linux (Windows can't fork, and a Mac's
+        frameworks don't survive it); and in Colab with fewer than two GPUs, where the launcher starts no process.
 
     Notes
     -----
     `notebook_launcher` refuses to start when the notebook has trained before, although nothing but Accelerate's
     memory of it is in the way: that is cleared. A forked process hangs if it uses the threads of its parent's
-    OpenMP: each gets one thread. The precision is the recipe's, not the launcher's. Notebook: 06.
+    OpenMP: each gets one thread. The precision is the recipe's, not the launcher's. docs/scaling.md shows it in use.
     """
     if processes < 2:
         raise KneeError("a launch takes several processes", f"processes={processes}", "give 2 or more, or just call it")
-    if not hasattr(os, "fork"):
-        remedy = "use accelerate launch -m kneeclip train in a shell"
+    remedy = "use accelerate launch -m kneeclip train in a shell"
+    if sys.platform != "linux":  # the only system that the suite forks on
         raise KneeError("this system can't fork a notebook into processes", sys.platform, remedy)
     from accelerate import notebook_launcher
     from accelerate.state import AcceleratorState
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     def forked() -> None:
+        if world() != processes:  # Colab with fewer than two GPUs: this is the notebook's own process
+            raise KneeError("the notebook's launcher starts no processes here", f"processes={processes}", remedy)
         import torch
 
         torch.set_num_threads(1)

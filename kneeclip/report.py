@@ -165,6 +165,7 @@ class Book:
         rows, question = self.rows(folds, side), self.study.question
         both, averaged, runs, views = self._compared({"a": a, "b": b}, folds, seeds, side, n_boot)
         told, tests = {}, {}
+        shared = max(self.shared(variant, folds, seeds) for variant in (a, b))  # the wider interval of the two arms
         for view, (_, differences) in (("original", both), ("averaged", averaged)):
             told[view] = {}
             for row in differences:
@@ -172,7 +173,10 @@ class Book:
                 if name != "averaged":  # accuracy of the flip-averaged view, which comes with the other metrics below
                     apart = runs["a"][view, name] - runs["b"][view, name]
                     margin = question.margin if name == question.metric else None  # planned for that one alone
-                    told[view][name] = _judged(row["difference"], row["ci"], apart, margin, len(rows), self.study.folds)
+                    one = _judged(row["difference"], row["ci"], apart, margin, shared)
+                    if name == "accuracy":
+                        one["images_for_claim"] = _images_for_claim(one["detectable"], len(rows))
+                    told[view][name] = one
             pairs = zip(views["a"][view], views["b"][view], strict=True)
             # one test a seed: an image that several seeds graded is still one image
             tests[view] = [mcnemar(p_a, p_b, self.columns["grade"][rows]) for p_a, p_b in pairs]
@@ -190,6 +194,15 @@ class Book:
             "flip_agreement": agreement,
             "mcnemar": {view: _tested(results) for view, results in tests.items()},
         }
+
+    def shared(self, variant: Variant, folds: Sequence[int], seeds: Sequence[int]) -> float:
+        """Held-out over training images of these runs, `tune` among the latter: it too shaped the model.
+
+        From what the runs had and not from the number of folds: a one-sided cohort, or a share of the patients, trains
+        on fewer and is held against as many.
+        """
+        counts = [self.records[Planned(variant, f, s)]["images"] for f in folds for s in seeds]
+        return sum(n["report"] for n in counts) / sum(n["train"] + n["tune"] for n in counts)
 
     def looks(self, variant: Variant) -> dict:
         """What `tune` said at each look, over the runs' mean."""
@@ -231,11 +244,11 @@ def _scores(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray) -> list[floa
     return [whole["accuracy"][0], whole["qwk"][0], (guess == flipped.argmax(1)).mean()]
 
 
-def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, n: int, folds: int) -> dict:
+def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, shared: float) -> dict:
     """A difference with what its intervals let one say. The rule of every plan: see `verdict`.
 
     ``runs_ci`` takes the runs' differences as independent; ``corrected_ci``, of folds alone, does not: any two training
-    sets of a cross-validation share most of their images.
+    sets of a cross-validation share most of their images. `shared` is `Book.shared`.
     """
     error = (ci[1] - ci[0]) / (2 * stats.norm.ppf((1 + LEVEL) / 2)) if ci else None
     return {
@@ -243,11 +256,15 @@ def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, n: 
         "ci": ci,
         **_spread(by_run),
         "runs_ci": t_interval(by_run),
-        "corrected_ci": t_interval(by_run, 1 / (folds - 1)) if len(by_run) > 1 else None,
+        "corrected_ci": t_interval(by_run, shared) if len(by_run) > 1 else None,
         "verdict": verdict(ci, margin),
         "detectable": None if error is None else POWER * error,  # four times in five, in a study like this one
-        "images_for_claim": None if error is None else round(n * (POWER * error / CLAIM) ** 2),
     }
+
+
+def _images_for_claim(detectable: float | None, n: int) -> int | None:
+    """Images of new patients at which the paper's gain in accuracy would be seen four times in five; these were n."""
+    return None if detectable is None else round(n * (detectable / CLAIM) ** 2)
 
 
 def verdict(ci: Sequence[float] | None, margin: float | None) -> str:

@@ -37,6 +37,22 @@ def draw_patients(patients, n: int, n_boot: int, seed: int, level: float) -> tup
     return owner, np.bincount(drawn.ravel(), minlength=n_boot * count).reshape(n_boot, count).astype(float)
 
 
+def mean_by_resample(values: np.ndarray, owner: np.ndarray, draws: np.ndarray, among=None) -> np.ndarray:
+    """The mean of `values` (N,) in every resample, (B,); NaN where nobody of those asked about was drawn.
+
+    Parameters
+    ----------
+    owner, draws
+        From `draw_patients`.
+    among : (N,) bool, optional
+        The rows to average over; all of them if nothing is given.
+    """
+    rows = np.ones(len(values), bool) if among is None else np.asarray(among)
+    sums, counts = (np.bincount(owner, x, minlength=draws.shape[1]) for x in (np.asarray(values) * rows, rows))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (draws @ sums) / (draws @ counts)
+
+
 def bootstrap(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray) -> dict:
     """The metrics of every resample, name -> (B,); NaN where undefined."""
     P = draws.shape[1]

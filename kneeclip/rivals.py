@@ -7,7 +7,6 @@ that their loops do between two updates is in.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from transformers import (
 )
 
 from kneeclip import model as clip
-from kneeclip.batches import epoch_plan, load_resident, make_views
+from kneeclip.batches import epoch_batches, load_resident, make_views
 from kneeclip.presets import Recipe
 from kneeclip.prompts import PromptSet
 from kneeclip.training import BETAS, EPS, Grader, arm_losses, learning_rate, make_accelerator, parameter_groups, train
@@ -98,9 +97,8 @@ def ours(task: Task) -> Lap:
         if not history:  # the last call, after the epoch, is no step's
             marks.append(now())
 
-    recipe = dataclasses.replace(task.recipe, epochs=1, select="none")
     run = train(
-        task.model, task.processor, {"train": task.knees}, task.prompts, recipe, progress=False, watch=watch
+        task.model, task.processor, {"train": task.knees}, task.prompts, task.recipe, progress=False, watch=watch
     )  # fmt: skip
     return Lap(marks[-1] - marks[0], [row["total"] for row in run.steps])
 
@@ -113,10 +111,9 @@ def floor(task: Task) -> Lap:
     recipe, model = task.recipe, task.model
     accelerator = make_accelerator(recipe.precision)
     data = load_resident(task.processor, {"train": task.knees}, "train", accelerator, recipe, False)
-    order, draws = epoch_plan(data, dataclasses.replace(recipe, epochs=1), 0)
     ready = []
-    for batch in order.split(recipe.batch_size):
-        views = make_views(data.images[batch], data.mirror_on_device[batch], draws[batch], recipe)
+    for batch, draws in epoch_batches(data, recipe, 0):
+        views = make_views(data.images[batch], data.mirror_on_device[batch], draws, recipe)
         ready.append((clip.to_pixel_values(task.processor, views), data.grades[batch]))
     tokens = clip.tokenize(model.to(accelerator.device), task.processor, task.prompts)
     grader = Grader(model.train(), task.prompts.counts)
@@ -146,10 +143,10 @@ def views_alone(task: Task) -> Lap:
     data = load_resident(task.processor, {"train": task.knees}, "train", accelerator, task.recipe, False)
     marks = []
     start = now()
-    order, draws = epoch_plan(data, task.recipe, 0)
+    batches = epoch_batches(data, task.recipe, 0)
     planned = now() - start
-    for batch in order.split(task.recipe.batch_size):
-        views = make_views(data.images[batch], data.mirror_on_device[batch], draws[batch], task.recipe)
+    for batch, draws in batches:
+        views = make_views(data.images[batch], data.mirror_on_device[batch], draws, task.recipe)
         clip.to_pixel_values(task.processor, views)
         marks.append(now())
     return Lap(planned + marks[-1] - marks[0], [])

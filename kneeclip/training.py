@@ -1,8 +1,8 @@
 """Fine-tuning on Accelerate: both views in one forward, the prompts encoded once a step.
 
 Everything random is keyed, nothing is stateful: the order of the images by (seed, epoch), their augmentation by
-(seed, epoch, image). A resumed run therefore needs the step's number and the weights, no generator's state, and
-ends in the same bits as one that was never killed.
+(seed, epoch, image). A resumed run therefore needs the step's number and the weights, no generator's state, and on one
+machine's CPU, with the same number of threads, ends in the same bits as one that was never killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import CLIPModel, CLIPProcessor
 from kneeclip import model as clip
 from kneeclip import processes
 from kneeclip.adapting import adapted, count_trained
-from kneeclip.batches import epoch_plan, load_resident, make_views
+from kneeclip.batches import epoch_batches, load_resident, make_views
 from kneeclip.cards import facts_of, write_run
 from kneeclip.checkpoints import DAMAGED, RunState, fingerprint, load_learnt, load_state, read_json
 from kneeclip.errors import KneeError
@@ -154,9 +154,9 @@ def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watc
     with tqdm(total=total, initial=state.step, desc=recipe.arm, unit="step", delay=2, disable=not progress) as bar:
         for epoch in range(state.step // per_epoch, recipe.epochs):
             start = time.perf_counter()  # of this epoch; a resumed one counts from where it went on
-            order, draws = epoch_plan(data, recipe, epoch)
+            batches = epoch_batches(data, recipe, epoch)
             for i in range(state.step % per_epoch, per_epoch):
-                batch = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+                batch, draws = batches[i]
                 lr = learning_rate(state.step, total, recipe)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -167,7 +167,7 @@ def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watc
                 watch(state.history, state.steps)
                 if recipe.save_every and state.step % recipe.save_every == 0 and i + 1 < per_epoch:
                     state.save(model, optimizer)
-            row = _epoch_row(state, epoch, lr)
+            row = _epoch_row(state, epoch, lr, [len(batch) for batch, _ in batches])
             judged = (epoch + 1) % recipe.judge_every == 0 or epoch + 1 == recipe.epochs
             if tune is not None and judged:
                 with accelerator.autocast():
@@ -182,7 +182,7 @@ def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watc
 
 
 def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    """Warm-up from 0, then half a cosine down to 0 at `total`."""
+    """Warm-up in equal stairs, the first of height lr / warm-up steps, then half a cosine down to 0 at `total`."""
     warm = max(1, round(recipe.warmup * total))
     if step < warm:
         return recipe.lr * (step + 1) / warm
@@ -215,26 +215,30 @@ def _precise(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _step(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor) -> dict[str, float]:
-    """One update from the images `batch`, over all processes and micro-batches: sum of losses over global count.
+    """One update from the images `batch` (B,), over all processes and micro-batches: sum of losses over global count.
+
+    `draws` (B, 7) are the random numbers of their views.
 
     Raises KneeError before the weights change if a loss or a gradient is not finite.
     """
-    mine = batch[accelerator.process_index :: accelerator.num_processes]
+    places = torch.arange(len(batch), device=batch.device)
+    mine = places[accelerator.process_index :: accelerator.num_processes]
     # a process without an image of this (last, short) batch still takes part, with one image of weight 0
     counts = torch.ones(max(1, len(mine)), device=accelerator.device)
     if len(mine) == 0:
-        mine, counts = batch[:1], counts * 0
+        mine, counts = places[:1], counts * 0
     share = math.ceil(len(batch) / accelerator.num_processes)  # the same for all: they must sync equally often
     size = recipe.micro_batch or share
     rounds = math.ceil(share / size)
     sums: dict[str, torch.Tensor] = {}
     pieces = [(mine[i * size : (i + 1) * size], counts[i * size : (i + 1) * size]) for i in range(rounds)]
-    for i, (index, count) in enumerate(pieces):
-        if len(index) == 0:
-            index, count = mine[:1], counts[:1] * 0
+    for i, (at, count) in enumerate(pieces):
+        if len(at) == 0:
+            at, count = mine[:1], counts[:1] * 0
+        index = batch[at]
         context = accelerator.no_sync(grader) if i + 1 < rounds else nullcontext()
         with context:
-            views = make_views(data.images[index], data.mirror_on_device[index], draws[index], recipe)
+            views = make_views(data.images[index], data.mirror_on_device[index], draws[at], recipe)
             with accelerator.autocast():
                 logits = grader(clip.to_pixel_values(processor, views), tokens)
             losses = arm_losses(logits, data.grades[index], recipe)
@@ -316,10 +320,11 @@ def _read_back(state, model, recipe, prompts) -> Run:
     return run
 
 
-def _epoch_row(state, epoch, lr) -> dict:
+def _epoch_row(state, epoch, lr, sizes) -> dict:
+    """The epoch's mean losses over its images, from its steps' means and numbers of images: the last has fewer."""
     rows = [row for row in state.steps if row["epoch"] == epoch]
     losses = [name for name in rows[0] if name not in ("step", "epoch")]
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in losses}
+    means = {name: sum(n * row[name] for n, row in zip(sizes, rows, strict=True)) / sum(sizes) for name in losses}
     return {"epoch": epoch, "step": state.step, "lr": lr, **means}
 
 

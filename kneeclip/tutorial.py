@@ -71,7 +71,7 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
         seconds = time.perf_counter() - start
         echo(f"[{number}/{len(paths)}] {path.stem}: done in {seconds:.0f} s")
         pages.append((path.stem, title, seconds))
-        rows += [row for row in _rows(notebook)]
+        rows += _rows(notebook)
     write_atomically(out / "index.html", lambda tmp: tmp.write_text(_index(pages, world), encoding="utf-8"))
     if rows:
         echo("\n" + str(Table(rows)))

@@ -16,7 +16,7 @@ from kneeclip.checkpoints import write_json
 from kneeclip.evaluation import flip_average
 from kneeclip.ledger import read_results
 from kneeclip.report import LEVEL, N_BOOT, t_interval
-from kneeclip.resampling import draw_patients, interval
+from kneeclip.resampling import draw_patients, interval, mean_by_resample
 
 HERE = Path(__file__).parent
 
@@ -24,11 +24,7 @@ HERE = Path(__file__).parent
 def over_patients(patients: np.ndarray, *terms: tuple[int, np.ndarray, np.ndarray]) -> list[float]:
     """95 % interval of Σ sign · mean of values (N,) over rows (N,), patients resampled; a term: sign, values, rows."""
     owner, draws = draw_patients(patients, len(patients), N_BOOT, 0, LEVEL)
-    total = 0.0
-    for sign, values, rows in terms:
-        hits, n = (np.bincount(owner, weights * rows, minlength=draws.shape[1]) for weights in (values, 1.0))
-        total = total + sign * (draws @ hits) / (draws @ n)
-    return interval(total, LEVEL)
+    return interval(sum(sign * mean_by_resample(values, owner, draws, rows) for sign, values, rows in terms), LEVEL)
 
 
 def real_study() -> dict:

@@ -92,7 +92,9 @@ def test_the_numbers_that_learn_are_those_counted_by_hand(rung, numbers, two, ar
     recipe = dataclasses.replace(recipe, epochs=1, **rung)
     with adapted(model, recipe):
         assert count_trained(model) == numbers
-        gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        Grader(model, [1] * 5)(torch.rand(2, 3, 28, 28), torch.randint(1, 500, (5, 12))).sum().backward()
+        gradients = sum(p.numel() for p in model.parameters() if p.grad is not None)
+        model.zero_grad()
     run = train(model, processor, arrays, "criteria", recipe, out=tmp_path / "run")
     assert run.trained == numbers == gradients
     assert json.loads((tmp_path / "run" / "run.json").read_text())["trained"] == numbers

@@ -43,7 +43,7 @@ def task(tiny_folder):
     return make
 
 
-@pytest.mark.parametrize("settings", [{"augment": 0.0}, {"augment": 0.5}, {"arm": "flip_aug"}], ids=str)
+@pytest.mark.parametrize("settings", [{"augment": 0.0}, {"balance": 1.0}, {"arm": "flip_aug"}], ids=str)
 def test_the_floor_takes_the_very_steps_that_training_takes(task, settings):
     a, b = task(**settings), task(**settings)
     ours, floor = rivals.ours(a), rivals.floor(b)

@@ -1,6 +1,7 @@
 """The shell: what it prints, what it writes, and how it fails."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from kneeclip import cli
+from kneeclip.presets import get_preset
 
 
 def run(monkeypatch, capsys, *words):
@@ -69,6 +71,23 @@ def test_train_evaluate_predict_from_a_folder(monkeypatch, capsys, folder, tiny_
 
     again, out, _ = run(monkeypatch, capsys, "train", *common, "--arm", "symmetry", "--seed", 3)
     assert again == 0 and "nothing was trained" in out
+
+
+def test_the_next_command_can_be_typed_in_this_systems_shell(monkeypatch):
+    words = ["kneeclip", "evaluate", "my runs/a"]
+    monkeypatch.setattr(os, "name", "posix")
+    assert cli._typed(words) == "kneeclip evaluate 'my runs/a'"
+    monkeypatch.setattr(os, "name", "nt")
+    assert cli._typed(words) == 'kneeclip evaluate "my runs/a"'  # cmd.exe takes single quotes for letters
+
+
+def test_notebooks_are_told_of_the_home_folder_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    cli._environment(get_preset("knees", data="~/knees"))
+    assert os.environ["KNEECLIP_DATA"] == str((tmp_path / "knees").resolve())
+    cli._environment(get_preset("knees", data="kaggle"))
+    assert os.environ["KNEECLIP_DATA"] == "kaggle"
 
 
 def test_a_canonical_run_mirrors_left_knees_when_it_is_judged(monkeypatch, capsys, folder, tiny_folder, tmp_path):

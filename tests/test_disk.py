@@ -6,6 +6,7 @@ a disk of a few MB is filled as well, and mounted read-only; permissions alone w
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,20 @@ def test_no_room_for_the_model_at_the_end(tiny, tiny_folder, tmp_path):
     with no_file_above(2**14), pytest.raises(KneeError, match="model can't be saved .*clip.*free some space"):
         save_clip(*tiny, tmp_path / "clip")
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "clip").iterdir()}
+
+
+def test_a_model_is_on_the_disk_before_it_is_in_its_place(tiny, tmp_path, monkeypatch):
+    """The run's checkpoint is removed after it: a power cut must not leave names without their bytes."""
+    done, sync, move = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_ino) or sync(file))
+
+    def replace(a, b):
+        assert os.stat(a).st_ino in done, a
+        move(a, b)
+
+    monkeypatch.setattr(os, "replace", replace)
+    save_clip(*tiny, tmp_path / "clip")
+    assert {path.stat().st_ino for path in (tmp_path / "clip").iterdir()} <= set(done)
 
 
 def test_no_room_for_decoded_images(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Notebook 01: its exercises accept what is right and name the typical mistakes; readers, the game, the figures."""
 
 import io
+import types
 
 import numpy as np
 import pytest
@@ -50,12 +51,16 @@ def broken(*_):
 
 SOLUTIONS = [
     ("01", rule),
+    ("01", lambda *given: np.array([rule(*given)])),
     ("01-extra", split_by_patient),
     ("01-extra", by_chance),
     ("01-extra", lambda *given: split_by_patient(*given).tolist()),
 ]
 MISTAKES = [
     ("01", lambda r, o, severe: 0, "doubtful"),
+    ("01", lambda r, o, severe: 4, "gave 4, and"),
+    ("01", lambda r, o, severe: np.array([0, 1]), "several numbers"),
+    ("01", lambda r, o, severe: "KL0", "no number"),
     ("01", lambda r, o, severe: min(rule(r, o, severe), 3), "KL4"),
     ("01", lambda r, o, severe: rule(r, o - 0.01, severe), "not o > 1"),
     ("01", lambda r, o, severe: rule(r - 0.01, o, severe), "not r > .33"),
@@ -155,6 +160,19 @@ def test_real_or_phantom_tells_nothing_before_the_last_guess_and_then_the_truth(
         card.children[2].value = "real" if i in real or i == min(set(range(6)) - set(real)) else "phantom"
     assert "5 of 6 right" in said.value and f"Real are {', '.join(str(i + 1) for i in real)}." in said.value
     assert "KNEECLIP_PRESET=knees" in widgets.real_or_phantom(flat, world="phantom knees").data
+
+
+def test_real_or_phantom_deals_the_nearest_grade_where_no_phantom_has_the_same(monkeypatch):
+    from PIL import Image
+
+    drawn = types.SimpleNamespace(images=np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((32, 32), np.uint8))
+    drawn.grades = np.array([0, 2, 3])
+    monkeypatch.setattr(widgets, "make_phantoms", lambda *_, **__: drawn)
+
+    worst = [{"image": Image.new("L", (32, 32), 77), "grade": 4} for _ in range(4)]
+    cards = widgets.real_or_phantom(worst, world="real knees", n=4).children[0].children
+    levels = [int(np.asarray(Image.open(io.BytesIO(bytes(card.children[1].value)))).max()) for card in cards]
+    assert sorted(levels) == [2, 2, 77, 77]
 
 
 def test_labelled_name_each_place_in_the_margin_of_its_half():

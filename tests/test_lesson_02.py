@@ -21,12 +21,14 @@ SOLUTIONS = [
     ("02", FIVE),
     ("02", [*FIVE[:4], "hardly any joint space left"]),
     ("02", [["normal", "KL 0"], "doubtful", "mild", "moderate", "severe"]),
+    ("02", PromptSet("own", FIVE)),
     ("02-extra", lambda E: F.normalize(E.mean(1), dim=-1)),
     ("02-extra", lambda E: F.normalize(E.sum(1), dim=-1)),  # a sum points where its average does
 ]
 MISTAKES = [
     ("02", [*FIVE[:4], "severe knee pain"], "pain”: a radiograph does not show it"),
     ("02", FIVE[:4], "this one has 4"),
+    ("02", get_prompts("nonsense"), "no finding and no degree"),
     ("02", ["without an osteophyte", *FIVE[1:]], "say what is to be seen"),
     ("02", [["normal", "a spur on the left"], *FIVE[1:]], "KL0 says “on the left”: a flip would make it false"),
     ("02", [*FIVE[:3], "medial narrowing", FIVE[4]], "the grade asks for no compartment"),

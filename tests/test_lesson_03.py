@@ -184,5 +184,6 @@ def test_schedule():
     assert (shade.get_x(), shade.get_x() + shade.get_width()) == (0.5, 2.5)
     bold = {line.get_label() for line in right.get_lines() if line.get_alpha() == 1}
     assert bold == {"1e-2"}
-    assert all(isinstance(ax.get_xlabel(), str) and ax.get_ylabel() for ax in (left, right))
+    assert (left.get_xlabel(), left.get_ylabel()) == ("step", "learning rate")
+    assert (right.get_xlabel(), right.get_ylabel()) == ("step", "loss of the step (nats)")
     assert mpl.colors.to_hex(right.get_lines()[0].get_color()) != mpl.colors.to_hex(right.get_lines()[1].get_color())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kneeclip import presets
 from kneeclip.errors import KneeError
 from kneeclip.losses import FORMS, clip_koa_loss, consistency_loss, symmetry_loss
 
@@ -38,6 +39,11 @@ def numpy_losses(z, z_flip, y, form, weight):
         "consistency": consistency.mean(),
         "total": symmetry + weight * consistency.mean(),
     }
+
+
+def test_a_recipe_knows_the_forms_that_are_computed():
+    """Two lists, because neither room imports the other."""
+    assert presets.FORMS == FORMS
 
 
 @pytest.mark.parametrize("form", FORMS)

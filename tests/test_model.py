@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 from kneeclip.errors import KneeError
 from kneeclip.model import (
@@ -94,6 +95,32 @@ def test_predict_is_the_softmax_of_both_views(tiny, images):
     np.testing.assert_allclose(p_flip[square], again, atol=1e-6)
     mirrored, _ = predict(model, processor, images, "criteria", mirror=[True] * 5)
     np.testing.assert_allclose(mirrored, p_flip, atol=1e-6)
+
+
+def test_predict_takes_a_flipped_view_of_an_array(tiny):
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
+    turned = images[:, :, ::-1]  # negative strides, which torch has no tensors for
+    assert preprocess(tiny[1], images) is images  # 8,000 images are not copied without need
+    assert all(map(np.array_equal, predict(*tiny, turned, "criteria"), predict(*tiny, turned.copy(), "criteria")))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_leaves_the_models_mode_as_it_was_when_it_fails(training, tiny, monkeypatch):
+    model, processor = tiny
+    bars = []
+    monkeypatch.setattr("kneeclip.model.tqdm", lambda *a, **kw: bars.append(tqdm(*a, **kw)) or bars[-1])
+    broken = np.zeros((2, 28, 28), np.uint8)
+    model.train(training)
+    predict(model, processor, broken, "criteria")
+    assert model.training == training
+    with pytest.raises(KneeError, match="token"):
+        predict(model, processor, broken, ["knee " * 200, "b", "c", "d", "e"])
+    assert model.training == training
+    monkeypatch.setattr("kneeclip.model.encode_images", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(model, processor, broken, "criteria")
+    assert model.training == training
+    assert len(bars) == 2 and all(bar.disable for bar in bars)  # which a closed one is
 
 
 def test_a_plain_pipeline_gives_the_same_probabilities(tiny, images, tmp_path):

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,31 @@ def test_the_pages_show_what_was_measured():
         loss, weights = row["loss_max_difference"], row["weights_max_relative_difference"]
         assert f"| {name} | {loss:.1e} | {weights:.1e} |" in lines
         assert loss < 1e-5 and weights < 1e-6 and row["steps"] == 20
+
+
+def test_colab_without_two_gpus_is_refused_before_anything_is_run(monkeypatch):
+    """There Accelerate's launcher calls the function once, in the notebook's own process."""
+    import torch
+
+    colab = types.SimpleNamespace(get_ipython=lambda: "<google.colab._shell.Shell object>")
+    monkeypatch.setitem(sys.modules, "IPython", colab)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    called, threads = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KneeError, match="starts no processes here .*processes=2.*accelerate launch"):
+            processes.launch(called.append, 1)
+        assert not called and torch.get_num_threads() == 2, "the notebook would go on with one thread"
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_a_launch_is_refused_where_nobody_has_tried_to_fork(platform, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(KneeError, match=f"can't fork .*{platform}.*accelerate launch"):
+        processes.launch(print)
 
 
 def test_one_process_is_no_launch():

@@ -182,6 +182,7 @@ def test_a_record_that_is_json_and_no_record_is_named(done, tmp_path):
         {"history": []},
         {"environment": "mine"},
         {"views": "many"},
+        {"images": {"train": 30}},
     ]
     for harm in harms:
         (out / "runs" / name).write_text(json.dumps(record | harm))
@@ -357,7 +358,23 @@ def test_folds_keep_patients_apart_and_never_see_the_test_split(real_layout, tin
     for name, variance in (("runs_ci", 1 / 2), ("corrected_ci", 1 / 2 + 1 / 3)):
         half = 12.7062 * abs(one - two) / 2**0.5 * variance**0.5
         assert accuracy[name] == pytest.approx([(one + two) / 2 - half, (one + two) / 2 + half], abs=1e-4), name
+    assert [list(c["original"]) for c in report["contrasts"]] == [["accuracy", "qwk"]] * 3
+    assert all(c["original"]["accuracy"]["images_for_claim"] > 0 for c in report["contrasts"])
+    assert not any("images_for_claim" in c["original"]["qwk"] for c in report["contrasts"]), "the claim is of accuracy"
     assert len(report["study"]["missing"]) == 11 and "**Unfinished:** 5 of 16 runs" in markdown(report)
+
+
+def test_the_overlap_of_training_sets_is_counted_from_what_the_runs_trained_on():
+    """Three of four folds train, by the number of folds; who trains on right knees only has half of them."""
+
+    def counted(train, tune, report):
+        return {"images": {"train": train, "tune": tune, "report": report}}
+
+    whole, right = Variant("clip"), Variant("clip", sides="R")
+    book = Book.__new__(Book)
+    book.records = {Planned(whole, f, 0): counted(50, 10, 20) for f in range(4)}
+    book.records |= {Planned(right, f, 0): counted(25, 5, 20) for f in range(4)}
+    assert book.shared(whole, range(4), [0]) == 1 / 3 and book.shared(right, range(2), [0]) == 2 / 3
 
 
 def stored(out, arm, seed):

@@ -1,6 +1,7 @@
 """Training: every arm learns, a killed run ends in the same bits, and what does not fit is said."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -14,8 +15,9 @@ from accelerate.state import AcceleratorState
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from kneeclip import training
-from kneeclip.batches import epoch_plan, load_resident, make_views
-from kneeclip.checkpoints import load_state, save_state
+from kneeclip.batches import epoch_batches, epoch_plan, load_resident, make_views
+from kneeclip.cards import environment
+from kneeclip.checkpoints import fingerprint, load_state, save_state
 from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
 from kneeclip.losses import clip_koa_loss
@@ -112,8 +114,53 @@ def test_the_epoch_plan_is_a_permutation_drawn_from_seed_and_epoch(tiny, arrays,
     other, _ = epoch_plan(data, recipe, 4)
     assert sorted(order.tolist()) == list(range(22))
     assert torch.equal(order, again) and torch.equal(draws, draws_again) and not torch.equal(order, other)
-    balanced, _ = epoch_plan(data, dataclasses.replace(recipe, balance=1.0), 0)
-    assert len(balanced) == 22 and len(set(balanced.tolist())) < 22
+    batches = epoch_batches(data, recipe, 3)
+    assert [len(batch) for batch, _ in batches] == [8, 8, 6]
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), order)
+    assert torch.equal(torch.cat([own for _, own in batches]), draws[order]), "the numbers go with the image"
+
+
+def test_balance_draws_every_grade_equally_often_and_no_copy_twice_alike(tiny, arrays, recipe):
+    rng = np.random.default_rng(0)
+    grade = np.repeat([0, 1, 2, 3], [1000, 600, 380, 20])  # and nobody of grade 4
+    image = rng.integers(0, 256, (2000, 28, 28), dtype=np.uint8)
+    accelerator = training.make_accelerator("no")
+    data = load_resident(tiny[1], {"train": {"image": image, "grade": grade}}, "train", accelerator, recipe, False)
+    for balance in (1.0, 0.5):
+        asked = dataclasses.replace(recipe, balance=balance, augment=1.0)
+        batches = epoch_batches(data, asked, 0)
+        order, draws = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert len(order) == 2000 and draws.shape == (2000, 7)
+        shares = torch.bincount(data.grades[order], minlength=5) / 2000
+        expected = balance * np.array([0.25] * 4 + [0]) + (1 - balance) * np.bincount(grade, minlength=5) / 2000
+        assert shares.numpy() == pytest.approx(expected, abs=0.04)  # four standard errors
+        places = torch.nonzero(order == order[data.grades[order] == 3][0])[:, 0]
+        assert len(places) > 3  # of twenty images that fill up to a quarter of the epoch
+        views = make_views(data.images[order[places]], data.mirror_on_device[order[places]], draws[places], asked)
+        assert all((a - b).abs().mean() > 3 for a, b in zip(views[: len(places)], views[1 : len(places)], strict=False))
+
+
+def test_a_balanced_run_resumes_to_the_same_bits(tiny_folder, arrays, recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, balance=0.7, save_every=2)
+    whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
+
+    def stop(_, steps):
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run", watch=stop)
+    resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
+    assert 0 < resumed.resumed_at < 5 and same_bits(weights(whole), weights(resumed)) and whole.steps == resumed.steps
+
+
+def test_an_epochs_loss_is_the_mean_over_its_images(tiny, arrays, recipe):
+    """22 images in steps of 8: the last step has 6, and is no third of the epoch."""
+    run = train(*tiny, arrays, "criteria", recipe)
+    for row in run.history:
+        steps = [step["total"] for step in run.steps if step["epoch"] == row["epoch"]]
+        assert row["total"] == pytest.approx(np.average(steps, weights=[8, 8, 6]), rel=1e-12)
+        assert row["total"] != pytest.approx(np.mean(steps), rel=1e-6)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
@@ -422,6 +469,7 @@ def test_data_that_do_not_fit_are_said_in_a_sentence(tiny, arrays, recipe):
     [
         {"arm": "clipkoa"}, {"weight": -1.0}, {"consistency": "cosine"}, {"precision": "fp8"}, {"epochs": 0},
         {"batch_size": 0}, {"lr": 0.0}, {"warmup": 2.0}, {"select": "auc"}, {"micro_batch": 0}, {"balance": -0.1},
+        {"epochs": 10**400}, {"weight": -(10**400)}, {"lr": float("nan")}, {"lr": float("inf")}, {"last_k": 0},
     ],
 )  # fmt: skip
 def test_a_bad_recipe_names_the_setting(setting):
@@ -443,6 +491,23 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     tensors, meta = load_state(path)
     assert meta == {"step": 1} and torch.equal(tensors["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_of_every_precision_have_their_fingerprint():
+    values = torch.linspace(-1, 1, 8)
+    assert len({fingerprint([], {"w": values.to(kind)}) for kind in (torch.float32, torch.bfloat16, torch.half)}) == 3
+    by_numpy = hashlib.sha256(b"[]w" + values.numpy().tobytes()).hexdigest()  # what runs that are there were given
+    assert fingerprint([], {"w": values}) == by_numpy == fingerprint([], {"w": values.view(2, 4)})
+    assert fingerprint([], {"w": torch.tensor(True)}) != fingerprint([], {"w": torch.tensor(False)})
+
+
+def test_a_run_on_the_cpu_says_cpu_on_a_machine_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+    assert environment()["device"] == "a card" and environment(torch.device("cuda"))["device"] == "a card"
+    assert environment(torch.device("cpu"))["device"].startswith("CPU, ")
+    assert environment(torch.device("mps"))["device"] == "MPS"
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kneeclip.checks.asking import Question, called
+from kneeclip.checks.asking import Question, as_number, called
 
 QUESTIONS = {
     "01-1": Question(
@@ -82,9 +82,9 @@ def grading_rule(rule: Callable[[float, float, bool], int]) -> str | None:
         ((0.67, 2.0, True), 4, "r = .67 and o = 2 are enough: ≥, not >"),
     ]
     for case, grade, why in cases:
-        given = called(rule, *case)
+        given = as_number(called(rule, *case))
         if given != grade:
-            return f"rule(r={case[0]}, o={case[1]}, severe={case[2]}) gave {given}, and {why}."
+            return f"rule(r={case[0]}, o={case[1]}, severe={case[2]}) gave {given:g}, and {why}."
     return None
 
 

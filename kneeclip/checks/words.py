@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kneeclip.checks.asking import Open, Question, called
-from kneeclip.prompts import as_prompts
+from kneeclip.prompts import PromptSet, as_prompts
 
 QUESTIONS = {
     "02-1": Question(
@@ -79,7 +79,7 @@ FINDINGS = (
 
 
 def own_prompts(texts) -> str | None:
-    if not texts or any(text in ("", ...) for text in texts):
+    if not isinstance(texts, PromptSet) and (not texts or any(text in ("", ...) for text in texts)):
         raise Open
     prompts = as_prompts(texts)
     for k, row in enumerate(prompts.texts):

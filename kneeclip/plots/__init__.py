@@ -11,7 +11,7 @@ from kneeclip.plots.comparing import forest, interval_widths, published, ranking
 from kneeclip.plots.explaining import embedding_map, interventions, map_scores, own_knee, relevance_maps
 from kneeclip.plots.growth import scaling
 from kneeclip.plots.judging import calibration, confusion, reliability, scores
-from kneeclip.plots.knees import class_balance, knee_grid, labelled, phantom_comparison, regions
+from kneeclip.plots.knees import class_balance, knee_grid, labelled, phantom_comparison
 from kneeclip.plots.learning import history, loss_curves, schedule
 from kneeclip.plots.readers import ceiling, kappa_spread, leak
 from kneeclip.plots.studies import study_arms, study_lines, study_looks
@@ -57,7 +57,6 @@ __all__ = [
     "preprocessing",
     "published",
     "rankings",
-    "regions",
     "relevance_maps",
     "reliability",
     "scaling",

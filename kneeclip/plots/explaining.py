@@ -40,15 +40,13 @@ def relevance_maps(images: Sequence, regions, maps: Mapping[str, Sequence], titl
             show_knee(ax, image)
             ax.grid(False)
             if layer is regions:
-                levels, dashes, colour = [0.5], "-", "#56b4e9"
+                held, colour = {0.5: "-"}, "#56b4e9"
             else:
-                levels, dashes, colour = (
-                    [_level(plane, share) for share, _ in HELD[::-1]],
-                    [d for _, d in HELD[::-1]],
-                    "#e69f00",
-                )
-            lines = ax.contour(plane, levels=levels, colors=colour, linewidths=1.3, linestyles=dashes)
-            lines.set_path_effects(outline)
+                held, colour = {_level(plane, share): dash for share, dash in HELD[::-1]}, "#e69f00"
+            held = {level: dash for level, dash in held.items() if plane.min() < level < plane.max()}
+            if held:  # a plateau, such as an even map, has no smallest area that holds half of it
+                looks = {"colors": colour, "linewidths": 1.3, "linestyles": list(held.values())}
+                ax.contour(plane, levels=list(held), **looks).set_path_effects(outline)
     for ax, title in zip(axes[0], titles or [""] * len(images), strict=True):
         ax.set_title(title, loc="center", fontsize=8.5, pad=3)
     handles = [mpl.lines.Line2D([], [], color=INK, linestyle=dash, label=f"holds {share:.0%}") for share, dash in HELD]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from kneeclip.canvas import FAINT, GRADE_COLOURS, INK, grade_name, new_picture, styled, write_values
+from kneeclip.resampling import BINS, calibration_gap
 
 
 @styled
@@ -79,19 +80,18 @@ def calibration(p, grades, curve: Mapping[str, Sequence], *, at: float, fitted: 
 
 
 def _draw_reliability(above, below, p: np.ndarray, grades: np.ndarray) -> None:
-    top, right = p.max(1), p.argmax(1) == grades
-    bins = np.clip(np.ceil(top * 15) - 1, 0, 14).astype(int)  # the bins of evaluation's ECE
-    counts = np.bincount(bins, minlength=15)
+    top, (bins, gap) = p.max(1), calibration_gap(p, grades)
+    counts, tops, gaps = (np.bincount(bins, x, minlength=BINS) for x in (None, top, gap))
     with np.errstate(invalid="ignore"):
-        accuracy, confidence = (np.bincount(bins, x, minlength=15) / counts for x in (right, top))
-    ece = np.nansum(np.abs(accuracy - confidence) * counts) / len(p)
+        accuracy, confidence = (tops + gaps) / counts, tops / counts
+    ece = np.abs(gaps).sum() / len(p)
     above.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="calibrated")
-    edges = np.arange(15) / 15
-    above.bar(edges, accuracy, 1 / 15, align="edge", color="#56b4e9", edgecolor="white", label="accuracy in the bin")
+    edges = np.arange(BINS) / BINS
+    above.bar(edges, accuracy, 1 / BINS, align="edge", color="#56b4e9", edgecolor="white", label="accuracy in the bin")
     above.plot(confidence, accuracy, "o", color=INK, markersize=3.5, label="at the bin's mean probability")
     above.set(ylabel="share of images graded right", ylim=(0, 1.03), title=f"ECE {ece:.3f} (n = {len(p):,})")
     above.legend(loc="lower left", bbox_to_anchor=(0, 1.08))
-    below.bar(edges, counts, 1 / 15, align="edge", color=FAINT, edgecolor="white")
+    below.bar(edges, counts, 1 / BINS, align="edge", color=FAINT, edgecolor="white")
     below.set(xlabel="probability of the predicted grade", ylabel="images", xlim=(0, 1))
 
 

@@ -1,10 +1,9 @@
-"""Figures of notebook 01: knees, their regions, how the grades are distributed."""
+"""Figures of notebook 01: knees, their parts, how the grades are distributed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
@@ -97,20 +96,6 @@ def _apart(heights: Sequence[float], least: float = 0.15) -> np.ndarray:
     """Ascending heights (0 to 1), moved as little as keeps neighbours `least` apart and all on the page."""
     steps = least * np.arange(len(heights))
     return steps + isotonic_regression(np.asarray(heights) - steps, y_min=0.05, y_max=0.95 - steps[-1:].sum())
-
-
-@styled
-def regions(image, masks: Mapping[str, Sequence], *, world: str = "") -> Figure:
-    """A knee, and the same knee with its regions outlined: name -> bool array (H, W). Notebooks: 01, 05."""
-    figure, axes = new_picture(7.6, 3.6, 1, 2, caption=world)
-    colours = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-    for ax in axes[0]:
-        show_knee(ax, image)
-    for (_, mask), colour in zip(masks.items(), colours, strict=False):
-        axes[0, 1].contour(np.asarray(mask, float), levels=[0.5], colors=colour, linewidths=1.6)
-    handles = [mpl.lines.Line2D([], [], color=c, label=n) for n, c in zip(masks, colours, strict=False)]
-    figure.legend(handles=handles, loc="outside right center")
-    return figure
 
 
 @styled

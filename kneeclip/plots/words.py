@@ -123,13 +123,13 @@ def negation(cosines: Mapping[str, Mapping[str, float]], counts: Mapping[str, Se
     left.set(xlabel="cosine with the text that affirms it", ylim=(len(cosines) - 0.5, -0.5), xlim=(None, 1.04))
     left.grid(False, axis="y")
     left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3, borderaxespad=0.2)
-    wide = 0.8 / len(counts)
+    wide, grades = 0.8 / len(counts), range(len(next(iter(counts.values()))))
     for i, (name, row) in enumerate(counts.items()):
-        x = np.arange(len(row)) + (i - (len(counts) - 1) / 2) * wide
+        x = np.array(grades) + (i - (len(counts) - 1) / 2) * wide
         face, hatch = (("#333333", ""), ("#bbbbbb", "////"), ("white", "...."), ("#888888", "xx"))[i % 4]
         right.bar(x, row, wide, label=name, facecolor=face, hatch=hatch, edgecolor=INK, linewidth=0.6)
     n = {int(np.sum(row)) for row in counts.values()}
-    right.set(xlabel="KL grade", ylabel=f"images (n = {max(n):,})", xticks=range(len(row)))
+    right.set(xlabel="KL grade", ylabel=f"images (n = {max(n):,})", xticks=grades)
     right.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     right.grid(False, axis="x")
     return figure
