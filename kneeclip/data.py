@@ -42,7 +42,7 @@ def load_knees(
     Parameters
     ----------
     source : str or Path
-        ``"phantom"``; ``"kaggle"`` (needs ``pip install "kneeclip[kaggle]"`` and a network); or a folder or zip
+        ``"phantom"``; ``"kaggle"`` (needs ``pip install kagglehub`` and a network); or a folder or zip
         in the public layout ``train|val|test/0..4/9001695L.png``, any subset of the splits.
     sides : {"both", "R", "L"}
         Which knees of *train* to keep. The other splits keep both, so that one-sided training can be judged.
@@ -151,7 +151,7 @@ def find_source(source: str | Path) -> Path:
     try:
         import kagglehub  # an optional extra
     except ImportError:
-        remedy = 'run pip install "kneeclip[kaggle]"'
+        remedy = "run pip install kagglehub"
         raise KneeError("Kaggle needs a package that is not installed", "kagglehub", remedy) from None
     try:
         return Path(kagglehub.dataset_download(KAGGLE))

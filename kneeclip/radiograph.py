@@ -5,7 +5,8 @@ the tibial plateaus. A bone is the meeting of four curves: where its joint surfa
 function of one coordinate (cheap: a row of numbers an image), and only their distances fill the plane. Every knee
 is drawn as a right one; a left one is mirrored at the end. What absorbs X-rays adds up; then comes the film.
 
-Brightness and sizes that no paper gives were set by eye and against `kneeclip.realism`, never against grades.
+Brightness and sizes that no paper gives were set by eye and against `kneeclip.realism`; which drawing to keep was
+chosen on graded knees of `tune` (docs/phantoms.md).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ QUESTIONS = {
             "a": "`full` does forget most. But `last_k`, with thirteen times the probe's parameters, keeps more than "
             "the probe does.",
             "b": "`full` forgets most, but `last_k`, with thirteen times the probe's parameters, keeps more than the "
-            "probe: where the weights sit and how far they move counts too. The probe moves the last projection, "
-            "through which every sentence passes.",
+            "probe: their number alone does not decide. The learning rate may: both train the last projections, the "
+            "probe at thirty times the rate of `last_k`.",
             "c": "No task's weights lie apart: all sentences go through the same text tower and the same projection.",
         },
         misconceptions={
