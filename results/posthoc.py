@@ -27,16 +27,16 @@ def over_patients(patients: np.ndarray, *terms: tuple[int, np.ndarray, np.ndarra
     return interval(sum(sign * mean_by_resample(values, owner, draws, rows) for sign, values, rows in terms), LEVEL)
 
 
-def real_study() -> dict:
+def real_study(name: str) -> dict:
     """Differences that the plan did not have, each arm's accuracy by fold, and how far the folds really differ."""
-    _, images, records = read_results(HERE / "real_study")
+    _, images, records = read_results(HERE / name)
     fold, grade, patient = (np.array(images[name]) for name in ("fold", "grade", "patient"))
     right = {}
     for run, record in records.items():
         p, flipped = np.array(record["p"]), np.array(record["p_flip"])
         arm = run.variant.arm
-        for name, q in ((arm, p), (f"{arm}, averaged", flip_average(p, flipped))):
-            right.setdefault(name, np.zeros(len(grade)))[fold == run.fold] = q.argmax(1) == grade[fold == run.fold]
+        for view, q in ((arm, p), (f"{arm}, averaged", flip_average(p, flipped))):
+            right.setdefault(view, np.zeros(len(grade)))[fold == run.fold] = q.argmax(1) == grade[fold == run.fold]
     everywhere = np.ones(len(grade))
     told = {}
     for a, b in (("canonical", "clip"), ("canonical", "clip, averaged"), ("clip, averaged", "clip")):
@@ -64,8 +64,8 @@ def real_study() -> dict:
     history = {run: record["history"][-1] for run, record in records.items()}
     told["last_epoch"] = {
         arm: {
-            name: sorted(row[name] for run, row in history.items() if run.variant.arm == arm)
-            for name in ("consistency", "total")
+            loss: sorted(row[loss] for run, row in history.items() if run.variant.arm == arm)
+            for loss in ("consistency", "total")
         }
         for arm in ("symmetry", "clip_koa")
     }
@@ -128,5 +128,6 @@ def calibrated() -> dict:
 
 
 if __name__ == "__main__":
-    told = {"real_study": real_study(), "phantom_right_only": right_only(), "ece_of_a_calibrated_grader": calibrated()}
+    told = {name: real_study(name) for name in ("real_study", "real_study_224")}
+    told |= {"phantom_right_only": right_only(), "ece_of_a_calibrated_grader": calibrated()}
     write_json(HERE / "posthoc.json", told)

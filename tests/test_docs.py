@@ -343,6 +343,45 @@ def test_the_notebooks_tell_the_real_study_as_it_is():
     assert shown in page
 
 
+def test_the_study_at_224_px_is_told_as_it_ended():
+    """The findings page, notebooks and README, against the second study's report and what was asked after its plan."""
+    page = prose(ROOT / "results/README.md")
+    four, five = (prose(next((ROOT / "notebooks").glob(f"{n}_*.ipynb"))) for n in ("04", "05"))
+    first, now = (json.loads((ROOT / f"results/real_study{n}/report.json").read_text("utf-8")) for n in ("", "_224"))
+    assert now["study"]["finished"] == now["study"]["planned"] == 35
+    found = {(c["a"], c["b"]): c["original"]["accuracy"] for c in now["contrasts"]}
+
+    def span(ci):
+        return "[{:.1f}, {:.1f}]".format(*(100 * end for end in ci)).replace("-", "−")
+
+    def told(row):
+        return f"{100 * row['difference']:+.1f} points {span(row['ci'])}".replace("-", "−")
+
+    for pair, row in found.items():
+        assert row["corrected_ci"][0] < 0 < row["corrected_ci"][1], pair  # "every one includes 0" (notebook 05)
+        if pair != ("flip_aug", "clip"):
+            assert told(row) in page and span(row["corrected_ci"]) in page, pair
+    primary = found["clip_koa", "clip"]
+    assert primary["verdict"] == "equivalent" and told(primary) in prose(ROOT / "README.md")
+    assert told(primary).replace(" points", "") in four and span(primary["corrected_ci"]) in four
+    others = 100 * np.mean(primary["by_run"][1:])
+    assert f"(+{100 * primary['by_run'][0]:.1f}; the other four are {others:.1f} on".replace("-", "−") in page
+    arms = [{a["label"]: a for a in study["arms"] if a["side"] == "both"} for study in (first, now)]
+    better = [100 * (arms[1][n]["original"]["accuracy"]["value"] - a["original"]["accuracy"]["value"])
+              for n, a in arms[0].items()]  # fmt: skip
+    assert f"grades {min(better):.1f} to {max(better):.1f} points more knees right" in page
+    plain = [f"{100 * arm['clip']['original']['accuracy']['value']:.1f} %" for arm in arms]
+    assert f"(plain `clip` {plain[1]} after {plain[0]})" in five and f"`clip` {plain[1]} instead of {plain[0]}" in four
+    for arm in ("clip_koa", "clip"):
+        assert f"{100 * arms[1][arm]['flip_agreement']['value']:.1f} %" in page
+    asked = json.loads((ROOT / "results/posthoc.json").read_text("utf-8"))["real_study_224"]
+    free = asked["canonical - clip"]
+    assert min(free["by_fold"]) > 0 and "above 0 in each of the five folds°" in page
+    assert f"+{100 * free['difference']:.1f} {span(free['ci'])}°" in page and f"{span(free['corrected_ci'])}°" in page
+    last = asked["last_epoch"]["clip_koa"]
+    assert 0.004 < np.mean(last["consistency"]) / np.mean(last["total"]) < 0.006  # "half a percent"
+
+
 def test_which_split_is_the_easier_one_is_told_as_found():
     arms = json.loads((ROOT / "results/real_study/by_split.json").read_text(encoding="utf-8"))["arms"].values()
     page = prose(ROOT / "results/knee_clip/LOG.md")
@@ -379,20 +418,26 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     cells = ([cell.strip("* ") for cell in line.strip("|").split("|")] for line in log.splitlines())
     rows = {row[0]: row[2:5] for row in cells if len(row) == 6}
     run = json.loads((ROOT / "kneeclip/assets/knee-clip/run.json").read_text(encoding="utf-8"))
-    teacher = json.loads((folder / "longer_teacher.json").read_text(encoding="utf-8"))
-    for name, history, epochs in (("11", teacher["history"], 60), ("13", run["history"]["student"], 150)):
+    teacher, before = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("longer_teacher", "row_13"))
+    told = {"11": teacher["history"], "13": before["history"]["student"], "18": run["history"]["student"]}
+    told |= {str(14 + i): run["history"][f"teacher-{i}"] for i in range(4)}
+    for name, history in told.items():
         names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
         accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
-        assert rows[name] == [accuracy, qwk, ", ".join(averaged)] and len(history) == epochs
-    assert run["recipe"]["student"]["epochs"] == 150
+        assert rows[name] == [accuracy, qwk, ", ".join(averaged)], name
+    assert [told[row][-1]["epoch"] for row in ("11", "13", "14", "17", "18")] == [60, 150, 45, 45, 120]
+    assert run["recipe"]["student"]["epochs"] == 120 and run["recipe"]["asked"] == [0, 1, 2, 3]
+    losses = [f"{told[row][-1]['tempered_loss']:.3f}".lstrip("0") for row in ("14", "15", "16", "17", "18")]
+    shown = f"is {losses[-1]} where theirs are {min(losses[:-1])} to {max(losses[:-1])}"
+    assert shown in prose(folder / "LOG.md")
     page = prose(folder / "README.md")
-    for row in ("5", "12"):  # the models before it, each graded once more here or there
+    for row in ("5", "12", "13"):  # the models before it, each graded once more here or there
         before = json.loads((folder / f"validation_of_row_{row}.json").read_text(encoding="utf-8"))
         shown = " and ".join(f"{before[key]:.3f}".lstrip("0") for key in ("accuracy", "qwk"))
         assert f"{shown} (row {row}" in page
     now = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
-    assert "reaches two of its three targets" in page
-    assert now["accuracy"] >= 0.62 > now["ci"]["accuracy"][0] and now["ece"] <= 0.05 < now["ci"]["ece"][1]
+    assert "reaches one of its three targets" in page
+    assert now["accuracy"] >= 0.62 > now["ci"]["accuracy"][0] and now["ci"]["ece"][0] < 0.05 < now["ece"] < 0.0515
     assert now["qwk"] < now["ci"]["qwk"][1] < 0.78 and now["accuracy"] < 0.66 < now["ci"]["accuracy"][1]
 
 

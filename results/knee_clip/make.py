@@ -4,7 +4,7 @@ Makes knee-clip, the small CLIP for real knees that comes with the package, in t
 224 px on phantoms; convolutional teachers on the real train images (`teacher.py`); then that CLIP learns to say what
 the teachers say, on both views of every image. `tune` is looked at, says which teachers teach and sets the
 temperature; validation and test are decoded with the rest and never graded. The same command goes on after a kill.
-It takes a GPU, or a day of two cores. ``--only start``, ``--only teacher-0`` … make one part, so that several
+It takes a GPU 10 minutes, and two cores days. ``--only start``, ``--only teacher-0`` … make one part, so that several
 processes can share a work folder.
 """
 
