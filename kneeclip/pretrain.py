@@ -264,7 +264,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         bar.close()
         learnt.load_state_dict(load_state(state.best_file)[0])
         clip.save_clip(model, processor, out, half=True)
-        record = {"settings": vars(settings), "history": state.history, "environment": environment()}
+        record = {"settings": vars(settings), "history": state.history, "environment": environment(accelerator.device)}
         write_atomically(
             out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
         )

@@ -221,7 +221,7 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
         "wall_seconds": round(time.perf_counter() - start, 1),  # of this call; `training_seconds` is of all
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "training_seconds": round(sum(row["seconds"] for row in fit.history), 1),
-        "environment": environment(),
+        "environment": environment(fit.model.device),
         "history": fit.history,
         "p": np.round(p, DECIMALS).tolist(),
         "p_flip": np.round(p_flip, DECIMALS).tolist(),

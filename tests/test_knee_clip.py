@@ -85,6 +85,42 @@ def test_it_grades_a_film_and_a_folder_that_holds_a_test_split_alone(tmp_path, m
     assert "choose one of test" in capsys.readouterr().err
 
 
+@pytest.fixture
+def maker(monkeypatch):
+    """The script that makes knee-clip, as a module."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    import make
+
+    return make
+
+
+def test_a_teacher_that_sees_halves_says_the_same_of_a_knee_and_of_its_flip(maker):
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 176, 176)
+    for halves in (True, False):
+        teacher = maker.teaching.Teacher(maker.teaching.Settings(width=8, halves=halves)).eval()
+        with torch.no_grad():
+            (logits, patches), (flipped, _) = teacher(x), teacher(x.flip(-1))
+        assert patches.shape == (2, 32, 11, 11)
+        assert torch.allclose(logits, flipped, atol=1e-6) == halves
+
+
+def test_the_student_takes_the_places_of_the_films_middle(maker, tmp_path):
+    """176 of 224 px begin 24 px in, one patch and a half: its place i lies between those of i + 1 and i + 2."""
+    from kneeclip.pretrain import Pretraining, new_clip, train_tokenizer
+
+    settings = Pretraining(image_size=224, patch_size=16, width=16, layers=1, text_layers=1, heads=1, dim=8)
+    start, processor = new_clip(settings, train_tokenizer(["a knee of grade two"] * 4, 600))
+    kc.save_clip(start, processor, tmp_path / "start")
+    student, crop = maker.new_student(tmp_path / "start", maker.Settings())
+    place = start.vision_model.embeddings.position_embedding.weight[1:].view(14, 14, 16)
+    found = student.vision_model.embeddings.position_embedding.weight[1:].view(11, 11, 16)
+    four = place[4, 6] + place[4, 7] + place[5, 6] + place[5, 7]
+    torch.testing.assert_close(found[3, 5], four / 4)
+    film = make_phantoms(1, 6, size=224).images
+    np.testing.assert_array_equal(kc.preprocess(crop, film), film[:, 24:200, 24:200])
+
+
 def test_the_figures_on_validation_hold(knee_clip, real_data):
     """The committed JSON is what the committed weights give."""
     rows = kc.load_knees(real_data)["validation"]

@@ -280,3 +280,16 @@ def test_a_prediction_is_never_of_other_images_than_those_given(tiny):
             predict(*tiny, films, "criteria", mirror=mirror)
     with pytest.raises(KneeError, match="batch_size=-1"):
         predict(*tiny, films, "criteria", batch_size=-1)
+
+
+def test_mixed_precision_stops_before_the_cosines(tiny, images):
+    """In bfloat16, of eight bits, cosines with the grades would tie, and a tie goes to the lower grade."""
+    model, processor = tiny
+    pixels = to_pixel_values(processor, preprocess(processor, images))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        X, T = encode_images(model, pixels), encode_texts(model, processor, "criteria")
+        S = similarity(X, T)
+        double = similarity(X.double(), T.double())
+    assert X.dtype == T.dtype == S.dtype == torch.float32 and double.dtype == torch.float64
+    torch.testing.assert_close(S, X @ T.t())
+    assert (S.bfloat16().float() != S).float().mean() > 0.9  # it is no rounded bfloat16
