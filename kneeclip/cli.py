@@ -27,6 +27,7 @@ from kneeclip.options import (
     PromptsOption,
     SeedOption,
     SplitOption,
+    beside,
     given,
     write_json,
 )
@@ -129,8 +130,9 @@ def train(
     )  # fmt: skip
     recipe = dataclasses.replace(chosen.recipe, **settings)
     base = model or chosen.model
-    clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
     out = out or Path("runs") / f"{chosen.name}-{recipe.arm}-seed{recipe.seed}"
+    beside(json_file, out)
+    clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
     facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "data": chosen.world}
     facts |= {"sides": sides}
     with processes.main_first():  # one decodes, the others open what it stored

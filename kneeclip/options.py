@@ -13,6 +13,22 @@ from kneeclip import processes
 from kneeclip.errors import KneeError
 from kneeclip.presets import MAX_SEED
 
+#: Files that make up a model or a run, and their beginnings: numbers of the same name would spoil it.
+MODEL_FILES = ("config.json", "run.json", "history.json", "prompts.json", "pretraining.json", "vocab.json")
+MODEL_FILES += ("merges.txt", "readme.md", "generation_config.json", "added_tokens.json", "chat_template.jinja")
+MODEL_STEMS = ("tokenizer", "processor", "preprocessor", "special_tokens")
+
+
+def _of_a_model(path: Path) -> bool:
+    name = path.name.lower()  # Windows and Macs know no other
+    return name in MODEL_FILES or name.startswith(MODEL_STEMS) or path.suffix.lower() == ".safetensors"
+
+
+def beside(json_file: Path | None, out: Path) -> None:
+    """Refuse a ``--json`` that would replace a file of the model that is to be written into `out`."""
+    if json_file is not None and json_file.resolve().parent == out.resolve() and _of_a_model(json_file):
+        raise KneeError("--json names a file of the run itself", json_file, "name another --json FILE")
+
 
 def _free(path: Path | None) -> Path | None:
     """`path`, unless numbers would replace what a user wants to keep: said before an hour of work, not after it."""
@@ -25,7 +41,7 @@ def _free(path: Path | None) -> Path | None:
         raise KneeError("--json names a file that the command also uses otherwise", path, remedy)
     if path.exists() and path.suffix.lower() != ".json":
         raise KneeError("--json names a file that is there already and is no .json", path, remedy)
-    if path.exists() and (path.parent / "config.json").exists():
+    if _of_a_model(path) and (path.parent / "config.json").exists():
         raise KneeError("--json names a file of a model folder", path, remedy)
     there = next(folder for folder in (*path.absolute().parents,) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

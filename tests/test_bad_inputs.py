@@ -314,6 +314,14 @@ CASES = {
     "pages over a file":
         (lambda w: ("tutorial", "--notebooks", notebook(w), "--out", w.file("a", "")), "a", "another folder"),
     "numbers over a folder": (lambda w: w.evaluate(w.clip, "--json", w.data), "knees", "name another --json FILE"),
+    "numbers over the run that is to come":
+        (lambda w: w.train("--out", w.place / "rj", "--json", w.place / "rj/run.json"), "rj/run.json", "name another"),
+    "numbers over a run's config":
+        (lambda w: w.train("--out", w.place / "rj", "--json", w.place / "a/../rj/Config.json"),
+         "Config.json", "another --json"),
+    "numbers over a run's weights":
+        (lambda w: w.evaluate(w.run, "--json", w.run / "checkpoint.safetensors"),
+         "checkpoint.safetensors", "another --json"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
          "a/f.png", "choose another folder"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -194,6 +195,15 @@ def test_numbers_replace_nothing_that_a_user_wants_to_keep(monkeypatch, capsys, 
         before = target.read_bytes()
         code, _, err = run(monkeypatch, capsys, *words, "--json", target)
         assert code == 1 and "--json names a file" in err and target.read_bytes() == before
+
+
+def test_numbers_may_lie_in_the_run_and_be_written_again(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    for _ in range(2):
+        words = ("evaluate", model, "--data", folder, "--json", model / "metrics.json")
+        assert run(monkeypatch, capsys, *words)[0] == 0
+    assert json.loads((model / "metrics.json").read_text())["n"] == 12
 
 
 def test_the_help_lists_every_command():
