@@ -280,3 +280,28 @@ def test_a_prediction_is_never_of_other_images_than_those_given(tiny):
             predict(*tiny, films, "criteria", mirror=mirror)
     with pytest.raises(KneeError, match="batch_size=-1"):
         predict(*tiny, films, "criteria", batch_size=-1)
+
+
+def test_mirror_is_booleans_and_a_batch_a_whole_number(tiny, images):
+    for word in ("R", 1):
+        with pytest.raises(KneeError, match='side == "L" for side in sides'):
+            predict(*tiny, images, "criteria", mirror=[word] * len(images))
+    with pytest.raises(KneeError, match="a whole number from 1"):
+        predict(*tiny, images, "criteria", batch_size=1.5)
+
+
+def test_probabilities_that_are_none_are_refused(tiny, images):
+    model, processor = tiny
+    model.half()
+    with torch.no_grad():
+        model.logit_scale.fill_(12.0)  # exp(12) is beyond float16
+    with pytest.raises(KneeError, match=r"float16.*call model.float\(\)"):
+        predict(model, processor, images, "criteria")
+
+
+def test_grey_levels_are_no_input_of_the_tower(tiny, images):
+    model, processor = tiny
+    grey = preprocess(processor, images)
+    for pixels in (grey, torch.from_numpy(grey), torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)):
+        with pytest.raises(KneeError, match=r"give to_pixel_values"):
+            encode_images(model, pixels)
