@@ -19,7 +19,7 @@ from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
 from kneeclip.errors import KneeError, KneeWarning
-from kneeclip.films import Film, Listing, graded_twice, list_films, read_film, read_grey
+from kneeclip.films import Film, Listing, graded_twice, lacking, list_films, read_film, read_grey
 from kneeclip.presets import PRESETS
 from kneeclip.store import make_row, pixels_of, stored
 
@@ -219,6 +219,11 @@ def _warn_of(listing: Listing) -> None:
         warnings.warn(str(what), KneeWarning, stacklevel=4)
     if twice := graded_twice(listing.films):
         what = KneeError("one knee stands under two grades", twice, "keep it in one of the grade folders")
+        warnings.warn(str(what), KneeWarning, stacklevel=4)
+    if missing := lacking(listing.films):
+        what = KneeError(
+            "the data lack grades or a split", missing, "unpack or copy them again if they should be there"
+        )
         warnings.warn(str(what), KneeWarning, stacklevel=4)
 
 

@@ -124,6 +124,16 @@ def graded_twice(films: Iterable[Film]) -> list[str]:
     return [f.name for same in of_knee.values() if len({f.grade for f in same}) > 1 for f in same]
 
 
+def lacking(films: Iterable[Film]) -> list[str]:
+    """What a half-unzipped folder lacks: grades without an image in a split, and a validation split beside train."""
+    grades: dict[str, set[int]] = {}
+    for film in films:
+        grades.setdefault(film.split, set()).add(film.grade)
+    empty = {split: [f"KL{k}" for k in range(5) if k not in found] for split, found in grades.items()}
+    told = [f"{split} without {' '.join(missing)}" for split, missing in empty.items() if missing]
+    return told + ["no validation"] * ("train" in grades and "validation" not in grades)
+
+
 def read_grey(file) -> Image.Image:
     """Read one image as 8-bit grey, the right way up.
 

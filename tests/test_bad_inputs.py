@@ -196,7 +196,8 @@ CASES = {
         (lambda w: ("audit", w.folder("knees", "val/0/9000003L.png")), "train/3/9000003L.png", "audit again"),
     "an empty folder, audited": (lambda w: ("audit", w.folder("empty")), "empty", "audit again"),
     "no train split":
-        (lambda w: w.train(data=w.folder("few", "val/0/9000003L.png")), "only validation", "train folder"),
+        (lambda w: w.train(data=w.folder("few", *(f"val/{k}/900000{k}L.png" for k in range(5)))),
+         "only validation", "train folder"),
     "a split that is not there": (lambda w: w.evaluate(w.clip, "--split", "test"), "test", "train, validation"),
     "a split that nobody has": (lambda w: w.evaluate(w.clip, "--split", "exam"), "exam", "train, validation"),
     "an unreadable image in the folder":

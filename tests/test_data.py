@@ -20,8 +20,9 @@ from PIL import Image
 import kneeclip.data as data
 import kneeclip.films as films
 import kneeclip.store as store
-from kneeclip.errors import KneeError
+from kneeclip.errors import KneeError, KneeWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore:the data lack grades")  # these few images do
 NAMES = {  # patient 9000006 is of tune by its hash
     "train/0": ["9000099L", "9000099R", "9000006L"],
     "train/4": ["9000006R", "9000296L", "9000296R"],
@@ -99,6 +100,20 @@ def test_rows_of_the_public_layout(tmp_path):
     row = knees["train"][0]
     assert row["image"].mode == "L" and type(row["grade"]) is int and row["side"] == "L"
     assert np.array_equal(np.asarray(row["image"]), np.asarray(knee("9000099L")))
+
+
+def test_a_folder_unpacked_in_part_is_told_of(tmp_path):
+    whole = {f"{split}/{k}": [f"9{i}0000{k}L"] for i, split in enumerate(("train", "val")) for k in range(5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load_knees(make_folder(tmp_path / "whole", whole))  # without test: it is opened once, at the end
+    part = {folder: stems for folder, stems in whole.items() if folder not in ("train/3", "train/4")}
+    (tmp_path / "part" / "train" / "4").mkdir(parents=True)  # a folder without an image is as bad
+    with pytest.warns(KneeWarning, match=r"lack .*\(train without KL3 KL4\)"):
+        data.load_knees(make_folder(tmp_path / "part", part))
+    with pytest.warns(KneeWarning, match=r"\(train without KL3 KL4, no validation\)"):
+        shutil.rmtree(tmp_path / "part" / "val")
+        data.load_knees(tmp_path / "part")
 
 
 def test_nested_mixed_case_and_auto_test(tmp_path):
@@ -202,6 +217,7 @@ def test_second_load_decodes_nothing(tmp_path, cache, monkeypatch, capfd):
     before = snapshot(root)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "the data lack grades")
         data.load_knees(root)
         built = snapshot(cache)
         monkeypatch.setattr(data, "decode", None)
@@ -265,7 +281,9 @@ def test_interrupted_build_leaves_nothing(tmp_path, cache, monkeypatch):
 
 
 def test_two_processes_build_at_once(tmp_path, cache):
-    root = make_folder(tmp_path / "knees", {"train/0": [f"{9000000 + i}L" for i in range(300)]})
+    whole = {f"train/{k}": [f"{9000000 + 50 * k + i}L" for i in range(50)] for k in range(5)}
+    whole |= {f"val/{k}": [f"{9500000 + 10 * k + i}L" for i in range(10)] for k in range(5)}
+    root = make_folder(tmp_path / "knees", whole)
     code = "import sys, kneeclip.data as d; k = d.load_knees(sys.argv[1]); print(sum(len(s) for s in k.values()))"
     both = [subprocess.Popen([sys.executable, "-c", code, root], stdout=-1, stderr=-1, text=True) for _ in "12"]
     assert [p.communicate() for p in both] == [("300\n", "")] * 2
