@@ -65,7 +65,8 @@ def load_knees(
 
     Notes
     -----
-    ``KNEECLIP_CACHE`` moves the cache; a store is keyed by the names, sizes and times of the files.
+    ``KNEECLIP_CACHE`` moves the cache; a store is keyed by the names, sizes and times of the files, in a zip by
+    their check sums: a folder that is moved keeps its store, a copy gets its own.
     Source: Chen 2018, doi 10.17632/56rmx5bjcr.1 (layout, public splits); ``tune`` is ours.
     Notebook: 01.
     """

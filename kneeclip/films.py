@@ -42,7 +42,7 @@ class Film:
     grade: int  # 0-4
     patient: str
     side: str  # "L", "R", or "" where the name does not say
-    stamp: tuple  # changes when the file does: (size, mtime) in a folder, (size, CRC) in a zip
+    stamp: tuple  # changes when the file does: (size, mtime, ctime) in a folder, (size, CRC) in a zip
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,9 @@ def _folder_files(folder: Path) -> tuple[dict[str, tuple], Callable]:
                         walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
                     continue
                 info = entry.stat(follow_symlinks=entry.is_file())  # a dangling link is listed, and fails later
-                files[prefix + entry.name] = (info.st_size, info.st_mtime_ns)
+                # ctime too: it can't be copied along, so two folders of equal names, sizes and times are told apart,
+                # and it outlives a move of the folder, which a path in the key would not
+                files[prefix + entry.name] = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
                 if len(files) > MAX_FILES:
                     what = f"the folder holds more than {MAX_FILES:,} files"
                     raise KneeError(what, folder, "name the folder that holds train, val or test")

@@ -238,6 +238,14 @@ def test_changed_file_is_read_again(tmp_path, cache):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_a_folder_of_equal_names_sizes_and_times_is_another(tmp_path, cache):
+    for name in ("first", "second"):
+        root = make_folder(tmp_path / name, {"train/0": []})
+        knee(name).save(root / "train/0/9000099L.bmp")
+        os.utime(root / "train/0/9000099L.bmp", (1, 1))
+        assert np.array_equal(np.asarray(data.load_knees(root)["train"][0]["image"]), np.asarray(knee(name)))
+
+
 def test_moved_folder_keeps_its_store(tmp_path, cache):
     root = make_folder(tmp_path / "knees")
     data.load_knees(root)
