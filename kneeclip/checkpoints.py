@@ -77,8 +77,17 @@ def read_json(path: Path, remedy: str) -> dict:
         if not isinstance(value, dict):
             raise TypeError(type(value).__name__)
         return value
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise _unread(error, path, remedy) from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise KneeError("the file is missing or damaged", path, remedy) from error
+
+
+def _unread(error: OSError, path: Path, remedy: str) -> KneeError:
+    """Nobody should delete a run that is whole, and merely may not be read."""
+    if isinstance(error, FileNotFoundError) or error.errno is None:
+        return KneeError("the file is missing or damaged", path, remedy)
+    return KneeError(f"the file can't be read ({error.strerror or error})", path, "check who may read it")
 
 
 def sweep(folder: Path) -> None:
@@ -103,13 +112,26 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         If the file is damaged or something else.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with open(path, "rb"), safe_open(path, "pt") as file:  # Python's open says why a file can't be read
             meta = json.loads(file.metadata()["meta"])
             if not isinstance(meta, dict):
                 raise TypeError(type(meta).__name__)
             # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
             return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unread(error, path, DAMAGED) from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
+
+
+def require_state(path: Path) -> None:
+    """As `load_state`, of the header alone: it says how long the file has to be."""
+    try:
+        with open(path, "rb"), safe_open(path, "pt") as file:
+            file.keys()
+    except OSError as error:
+        raise _unread(error, path, DAMAGED) from error
+    except SafetensorError as error:
         raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
 
 
@@ -241,6 +263,8 @@ class RunState:
             self.accelerator.scaler.load_state_dict(meta["scaler"])
         self.step, self.history, self.steps = meta["step"], meta["history"], meta["steps"]
         self.best, self.best_epoch = meta["best"], meta["best_epoch"]
+        if self.best_epoch >= 0:  # now, and not after all the epochs that are still to come
+            require_state(self.best_file)
 
     def save(self, model, optimizer):
         self._finite(model)

@@ -98,6 +98,8 @@ def read_prompts(path: str | os.PathLike) -> PromptSet:
     try:
         with open(path, encoding="utf-8-sig") as file:
             value = json.load(file)
+    except PermissionError as error:
+        raise KneeError("the prompts can't be read (no permission)", path, "check who may read it") from error
     except (OSError, ValueError, RecursionError) as error:
         raise KneeError("the prompts can't be read", path, remedy) from error
     saved = value if isinstance(value, dict) else {"texts": value}
