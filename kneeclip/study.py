@@ -77,6 +77,7 @@ def run_study(
     Source: ours. Notebook: 05.
     """
     study, out = read_study(config), Path(out)
+    _own_folder(out)
     work = Path(work or "runs/study") / f"{out.resolve().name}-{study.hash}"
     work.mkdir(parents=True, exist_ok=True)
     images = Images(study, data)
@@ -172,6 +173,24 @@ class Images:
         told = np.flatnonzero(self.fold >= 0)
         columns = {name: getattr(self, name)[told].tolist() for name in ("patient", "side", "grade", "fold")}
         return {"world": self.world, "digest": digest.hexdigest()[:16], **columns}
+
+
+def _own_folder(out: Path) -> None:
+    """Refuse a folder of somebody else's files: a study's own holds its plan, its settings and its code to begin with.
+
+    Said before the images are decoded.
+    """
+    if not out.is_dir() or (out / "study.json").exists():
+        return
+    plain = (".md", ".py", ".yaml", ".yml")
+    theirs = [
+        path.name
+        for path in sorted(out.iterdir())
+        if path.suffix.lower() not in plain and path.name != "runs" and not path.name.startswith((".", "__"))
+    ]
+    if theirs:
+        remedy = "name a folder that is empty or not there yet with --out, or put CONFIG into a folder of its own"
+        raise KneeError(f"the folder {out} holds other files, and a study writes many of its own", theirs, remedy)
 
 
 def _open(study: Study, images: Images, out: Path) -> None:

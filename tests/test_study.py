@@ -295,6 +295,21 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_study_keeps_out_of_a_folder_of_other_files(tiny_folder, tmp_path, monkeypatch):
+    config = write(tmp_path / "mine", settings(tiny_folder))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "tax.ods").write_bytes(b"1")
+    with pytest.raises(KneeError, match=r"holds other files.*\(tax.ods\).*--out"):
+        run_study(config, tmp_path / "home", work=tmp_path / "w")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["tax.ods"] and not (tmp_path / "w").exists()
+    for name in ("PLAN.md", "by_split.py", ".DS_Store"):
+        (tmp_path / "mine" / name).touch()
+    (tmp_path / "mine" / "runs").mkdir()
+    assert run_study(config, tmp_path / "mine", work=tmp_path / "w", limit=0, say=lambda line: None) == 0
+    (tmp_path / "mine" / "report.json").touch()  # once it is a study's folder, whatever its reports write
+    assert run_study(config, tmp_path / "mine", work=tmp_path / "w", limit=0, say=lambda line: None) == 0
+
+
 def test_variants_forms_and_weights_only_where_they_mean_something():
     grid = [{"arms": ["clip", "clip_koa"], "forms": ["js", "kl"], "weights": [1, 3]}, {"arms": ["clip", "nonsense"]}]
     study = parse_study({"grid": grid, "seeds": [0, 1]})
