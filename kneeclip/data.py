@@ -6,10 +6,11 @@ Images are decoded once, into a memory map in the user's cache (`store`); the da
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,13 +87,28 @@ class Knees(DatasetDict):
     def __missing__(self, name: str) -> Dataset:
         if name == "val" and "validation" in self:
             return self["validation"]
-        raise KeyError(name)
+        raise KeyError(f"there is no split {name!r} among {', '.join(self) or 'none'}")
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__("validation" if name == "val" else name)
 
     def get(self, name: str, default=None):
         return self[name] if name in self else default
+
+
+def _of_our_kind(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        return Knees(method(self, *args, **kwargs))
+
+    return wrapped
+
+
+#: What makes a plain DatasetDict, which lacks "val".
+MAKERS = ("filter", "map", "sort", "shuffle", "flatten", "flatten_indices", "cast", "cast_column", "select_columns")
+MAKERS += ("remove_columns", "rename_column", "rename_columns", "class_encode_column")
+for _name in MAKERS:
+    setattr(Knees, _name, _of_our_kind(getattr(DatasetDict, _name)))
 
 
 def require_split(knees: DatasetDict, name: str) -> Dataset:
@@ -144,6 +160,9 @@ def grey_arrays(images: Dataset | Iterable) -> list[np.ndarray]:
 
 def find_source(source: str | Path) -> Path:
     """The folder or zip that `source` means; ``"kaggle"`` is downloaded, or found where it was downloaded."""
+    if not isinstance(source, (str, os.PathLike)):
+        remedy = "give a folder, a zip, kaggle or phantom; a preset has one of these in preset.data"
+        raise KneeError("that names no data", type(source).__name__, remedy)
     if not str(source).strip():
         remedy = "set it to the folder or zip of the data set, or to kaggle, or name one of these with --data or data="
         raise KneeError("nobody has said where the real knees are", "KNEECLIP_DATA", remedy)

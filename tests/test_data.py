@@ -20,7 +20,9 @@ from PIL import Image
 import kneeclip.data as data
 import kneeclip.films as films
 import kneeclip.store as store
+from kneeclip import auditing
 from kneeclip.errors import KneeError, KneeWarning
+from kneeclip.presets import get_preset
 
 pytestmark = pytest.mark.filterwarnings("ignore:the data lack grades")  # these few images do
 NAMES = {  # patient 9000006 is of tune by its hash
@@ -135,6 +137,19 @@ def test_any_subset_of_splits(tmp_path):
     assert list(knees) == ["validation"]
     assert data.require_split(knees, "val") is data.require_split(knees, "validation")
     refusal(lambda: data.require_split(knees, "train"), "train", "validation")
+
+
+def test_val_is_a_name_of_whatever_is_made_of_the_knees(tmp_path):
+    knees = data.load_knees(make_folder(tmp_path / "knees"))
+    for made in (
+        knees.filter(lambda row: row["side"] == "L"),
+        knees.map(lambda row: {"severe": row["grade"] > 2}),
+        knees.select_columns(["grade"]).shuffle(seed=1),
+        knees.remove_columns("side").rename_column("grade", "kl").with_format("numpy"),
+    ):
+        assert "val" in made and made["val"] is made["validation"] and set(made) == set(knees)
+    with pytest.raises(KeyError, match="no split 'exam' among .*train.*validation"):
+        knees["exam"]
 
 
 def test_zip_gives_the_same_rows(tmp_path):
@@ -334,6 +349,9 @@ def test_disk_full(tmp_path, cache, monkeypatch):
 def test_bad_sources(tmp_path):
     refusal(lambda: data.load_knees(tmp_path / "nowhere"), "nowhere", "no such folder")
     refusal(lambda: data.load_knees(""), "nobody has said")
+    refusal(lambda: data.load_knees(None), "names no data (NoneType)", "a folder, a zip")
+    refusal(lambda: data.load_knees(get_preset("phantom")), "Preset", "preset.data")
+    assert "preset.data" in auditing.audit(None).errors[0].message
     (tmp_path / "empty").mkdir()
     refusal(lambda: data.load_knees(tmp_path / "empty"), "no image", "train, val or test")
     make_folder(tmp_path / "flat", {"0": ["9000099L"], "1": ["9000099R"]})
