@@ -184,7 +184,7 @@ class RunState:
         self.resumed_at, self.trained = 0, 0
         self.best, self.best_epoch, self.best_weights = -math.inf, -1, None
         self.select, self.accelerator = select, accelerator
-        self.folder = Path(folder) if folder is not None else None
+        self.folder = Path(os.path.expanduser(folder)) if folder is not None else None
         self.finished: dict | None = None  # what run.json says, if it stands there
         self._lock: FileLock | None = None
 

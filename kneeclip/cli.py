@@ -29,6 +29,7 @@ from kneeclip.options import (
     SplitOption,
     beside,
     given,
+    home,
     write_json,
 )
 from kneeclip.shell import invoke
@@ -206,6 +207,7 @@ def predict(
     from kneeclip.presets import GRADES
     from kneeclip.tables import Table
 
+    images = [home(path) for path in images]
     films = [read_grey(path) for path in images]
     clip, processor = load_clip(model)
     record, texts = read_run(model_folder(model))
@@ -253,7 +255,7 @@ def _environment(preset) -> None:
     """What the notebooks' kernels read."""
     os.environ["KNEECLIP_PRESET"] = preset.name
     if not preset.is_phantom:
-        where = preset.data if preset.data == "kaggle" else str(Path(preset.data).expanduser().resolve())
+        where = preset.data if preset.data == "kaggle" else str(Path(os.path.expanduser(preset.data)).resolve())
         os.environ["KNEECLIP_DATA"] = where
 
 

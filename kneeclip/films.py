@@ -68,7 +68,7 @@ def list_films(source: str | Path) -> Listing:
     KneeError
         If the source is neither folder nor readable zip, holds no split, or holds the layout twice.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     files, read = _zip_files(path) if path.is_file() else _folder_files(path)
     # Hidden files and a Mac's "__MACOSX/._9001695L.png" are no films, whatever their suffix says.
     files = {n: s for n, s in files.items() if not any(p.startswith((".", "__")) for p in n.split("/"))}
@@ -159,9 +159,10 @@ def read_grey(file) -> Image.Image:
     -----
     Notebook: 01.
     """
-    name = file if isinstance(file, (str, Path)) else getattr(file, "name", None) or "a file object"
+    file = os.path.expanduser(file) if isinstance(file, (str, Path)) else file
+    name = file if isinstance(file, str) else getattr(file, "name", None) or "a file object"
     try:
-        if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+        if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError("not a regular file")  # a pipe would keep us waiting for ever
         with Image.open(file) as image:
             width, height = image.size

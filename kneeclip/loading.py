@@ -104,7 +104,7 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
     -----
     Notebook: 03.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as tmp, _quiet():
@@ -127,7 +127,7 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
 
 def model_folder(name: str | os.PathLike) -> Path:
     """Where the model of that name lies, if it lies on this machine: what stands beside its weights is there too."""
-    return ASSETS / name if str(name) in BUNDLED else Path(name).expanduser()
+    return ASSETS / name if str(name) in BUNDLED else Path(os.path.expanduser(name))
 
 
 def _locate(name: str) -> str:
@@ -137,7 +137,7 @@ def _locate(name: str) -> str:
         if not (folder / "config.json").exists():
             raise KneeError("the bundled model is missing from this installation", folder, "install kneeclip again")
         return str(folder)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         done = any((path / name).exists() for name in ("run.json", "pretraining.json"))
         if (path / "checkpoint.safetensors").exists() and not done:

@@ -15,6 +15,7 @@ time they are shown on another film: what varies in training can't become a crut
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -184,7 +185,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         The folder: half-precision weights, tokenizer, card, `pretraining.json`.
     """
     settings = settings or Pretraining()
-    out = Path(out)
+    out = Path(os.path.expanduser(out))
     if settings.epochs < 1:
         raise KneeError("a pretraining needs epochs", f"epochs={settings.epochs}", "give 1 or more")
     if settings.sides not in ("both", "L", "R"):

@@ -77,7 +77,7 @@ def as_prompts(prompts: PromptSet | str | Sequence) -> PromptSet:
     if isinstance(prompts, PromptSet):
         return prompts
     if isinstance(prompts, str):
-        is_file = prompts not in BUILT_IN and (prompts.endswith(".json") or os.path.isfile(prompts))
+        is_file = prompts not in BUILT_IN and (prompts.endswith(".json") or os.path.isfile(os.path.expanduser(prompts)))
         return read_prompts(prompts) if is_file else get_prompts(prompts)
     if not isinstance(prompts, (list, tuple)):
         raise KneeError("that is no prompt set", type(prompts).__name__, f"give {K} texts, or {K} lists of texts")
@@ -96,7 +96,7 @@ def read_prompts(path: str | os.PathLike) -> PromptSet:
     """
     remedy = f"write a JSON list of {K} texts, or of {K} lists of texts"
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             value = json.load(file)
     except PermissionError as error:
         raise KneeError("the prompts can't be read (no permission)", path, "check who may read it") from error

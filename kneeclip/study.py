@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -76,9 +77,9 @@ def run_study(
     Each run is claimed by a lock that the system lifts when its process ends, however it ends.
     Source: ours. Notebook: 05.
     """
-    study, out = read_study(config), Path(out)
+    study, out = read_study(config), Path(os.path.expanduser(out))
     _own_folder(out)
-    work = Path(work or "runs/study") / f"{out.resolve().name}-{study.hash}"
+    work = Path(os.path.expanduser(work or "runs/study")) / f"{out.resolve().name}-{study.hash}"
     work.mkdir(parents=True, exist_ok=True)
     images = Images(study, data)
     with FileLock(work / "study.lock"):

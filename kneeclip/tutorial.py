@@ -35,6 +35,7 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
     KneeError
         If there are no notebooks, Jupyter is missing, or a cell fails: the copy up to that cell is kept.
     """
+    notebooks, out = (Path(os.path.expanduser(path)) for path in (notebooks, out))
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise KneeError("there are no notebooks", notebooks, "run this in a clone of the repository")
