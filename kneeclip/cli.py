@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that the help comes at once.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shlex
 import subprocess
@@ -275,6 +276,13 @@ def _disclaimer() -> str:
     return NOT_FOR_DIAGNOSIS
 
 
+def _of_the_system(error: OSError) -> KneeError:
+    """What the system refused, as one sentence with the file."""
+    remedy = {errno.ENAMETOOLONG: "give a shorter name", errno.ENOSPC: "free some space"}.get(error.errno)
+    remedy = remedy or "check the path, and who may read and write there"
+    return KneeError(f"the system refuses it: {error.strerror or error}", error.filename, remedy)
+
+
 def main() -> None:
     """The shell's entry: a failure ends in one sentence and a non-zero exit; ``--debug`` shows the traceback.
 
@@ -293,6 +301,11 @@ def main() -> None:
     except KeyboardInterrupt:
         processes.complain("kneeclip: stopped; the same command goes on where a training run was.")
         sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        processes.complain(f"kneeclip: {_of_the_system(error)}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
         if debug:
             raise

@@ -238,6 +238,11 @@ CASES = {
     "no such model": (lambda w: w.evaluate("nosuchmodel"), "nosuchmodel", "name a folder with a config.json"),
     "no network":
         (lambda w: w.evaluate("openai/clip-vit-base-patch16"), "openai/clip-vit", "check the name and the network"),
+    "a model folder that is not there":
+        (lambda w: w.evaluate("my models/first run"), "my models/first run", "name a folder with a config.json"),
+    "a model of no hub": (lambda w: w.evaluate("Röntgen/膝"), "neither a folder", "a hub id such as openai/"),
+    "a revision of a model": (lambda w: w.evaluate("org/name@main"), "org/name@main", "a hub id such as openai/"),
+    "a model of a name too long": (lambda w: w.evaluate("x" * 300), "xxx", "a shorter name"),
     "a file for a model": (lambda w: w.evaluate(w.clip / "config.json"), "config.json", "name a folder"),
     "a checkpoint cut short":
         (lambda w: w.evaluate(w.spoilt(w.clip, model_safetensors=lambda b: b[:1000])),
@@ -323,6 +328,10 @@ CASES = {
     "numbers over a run's weights":
         (lambda w: w.evaluate(w.run, "--json", w.run / "checkpoint.safetensors"),
          "checkpoint.safetensors", "another --json"),
+    "a run of a name too long": (lambda w: w.train("--out", w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "numbers of a name too long":
+        (lambda w: w.evaluate(w.clip, "--json", w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "data of a name too long": (lambda w: w.train(data=w.place / ("x" * 300)), "xxx", "a shorter name"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
          "a/f.png", "choose another folder"),
@@ -417,6 +426,31 @@ def test_a_number_left_by_a_launch_silences_nobody(tiny_folder, tmp_path, monkey
     world = World(tmp_path, tiny_folder, tmp_path, tmp_path)
     assert shell(monkeypatch, world.predict(world.file("9000000L.png", png()), "--json", tmp_path / "n.json")) == 0
     assert "9000000L.png" in capsys.readouterr().out and len(json.loads((tmp_path / "n.json").read_text())) == 1
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Root may enter every folder, so the system's answer is made up."""
+    real = Path.stat
+
+    def refuse(path, **more):
+        if "noacc" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "stat", refuse)
+    world, place = World(tmp_path, tiny_folder, tmp_path, tmp_path), tmp_path / "noacc" / "r"
+    for words in (
+        world.train("--out", place),
+        world.train(data=place),
+        world.evaluate(place),
+        world.evaluate(tiny_folder, "--json", place),
+        ("audit", place),
+        ("tutorial", "--notebooks", notebook(world), "--out", place),
+    ):
+        assert shell(monkeypatch, words) == 1
+        err = capsys.readouterr().err
+        assert "Permission denied" in err and "noacc" in err and "--debug" not in err and err.count("\n") == 1, err
 
 
 # --- what must simply work ---------------------------------------------------------------------------------------
