@@ -56,6 +56,10 @@ class PromptSet:
         for k, row in enumerate(texts):
             if not row or any(not isinstance(text, str) or not text.strip() for text in row):
                 raise KneeError(f"the prompt of KL{k} is empty", self.name, "describe the grade in a few words")
+            if any(
+                "\ud800" <= letter <= "\udfff" for text in row for letter in text
+            ):  # half of a pair, as in "\\ud83e"
+                raise KneeError(f"the prompt of KL{k} holds a broken character", self.name, "type the text anew")
         flat = [text.strip().lower() for text in self.flat]
         twice = sorted({text for text in flat if flat.count(text) > 1})
         if twice:

@@ -134,7 +134,10 @@ class Images:
             self.fold = np.where(self.split == "validation", 0, -1)
         else:
             cut = StratifiedGroupKFold(study.folds, shuffle=True, random_state=FOLD_SEED)
-            self.fold = np.full(len(self.grade), -1)
+            self.fold, most = np.full(len(self.grade), -1), np.bincount(self.grade).max()
+            if (few := min(most, len(set(self.patient)))) < study.folds:  # some of them would be empty
+                culprit = f"folds: {study.folds}, {len(self.grade)} images"
+                raise KneeError("these are too few knees for so many folds", culprit, f"give {few} folds or fewer")
             for i, (_, held_out) in enumerate(cut.split(self.grade, self.grade, self.patient)):
                 self.fold[held_out] = i
 

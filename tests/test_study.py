@@ -1,5 +1,6 @@
 """Studies: runs that are never done twice, at matched views, and a report that says what its files say."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -345,6 +346,8 @@ def test_folds_keep_patients_apart_and_never_see_the_test_split(real_layout, tin
         "question": {"contrasts": [["clip_koa both sides 100 %", "clip both sides 100 %"]]},
     })  # fmt: skip
     study = read_study(config)
+    with pytest.raises(KneeError, match="folds: 60, 80 images.*: give 1"):
+        Images(dataclasses.replace(study, folds=60), str(real_layout))
     images = Images(study, str(real_layout))
     assert len(images.grade) == 80 and "9999999" not in images.patient
     told = []

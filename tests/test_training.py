@@ -23,7 +23,7 @@ from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
 from kneeclip.losses import clip_koa_loss
 from kneeclip.model import load_clip, predict
-from kneeclip.presets import ARMS, Recipe
+from kneeclip.presets import ARMS, Recipe, get_preset
 from kneeclip.prompts import read_prompts
 from kneeclip.training import arm_losses, learning_rate, train
 
@@ -397,6 +397,15 @@ def test_fp16_on_the_real_architecture(arrays, recipe):
 def test_fp16_without_a_gpu_is_refused_not_ignored(tiny, arrays, recipe):
     with pytest.raises(KneeError, match="fp16 needs a GPU"):
         train(*tiny, arrays, "criteria", dataclasses.replace(recipe, precision="fp16"))
+
+
+def test_a_recipe_is_a_recipe_and_a_frozen_model_learns_nothing(tiny, arrays, recipe):
+    for wrong in (get_preset("phantom"), dataclasses.asdict(recipe), None):
+        with pytest.raises(KneeError, match="no recipe.*preset.recipe"):
+            train(*tiny, arrays, "criteria", wrong)
+    tiny[0].requires_grad_(False)
+    with pytest.raises(KneeError, match=r"frozen: call model.requires_grad_\(True\)"):
+        train(*tiny, arrays, "criteria", recipe)
 
 
 def test_another_run_in_the_folder_is_refused(tiny_folder, arrays, recipe, tmp_path):
