@@ -27,8 +27,10 @@ from kneeclip.errors import KneeError
 DAMAGED = "delete the run's folder and train again"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], *, resumes: bool = False) -> None:
     """Let `write` make a file beside `path`, flush it to the disk, then move it into place.
+
+    `resumes`: whether what it belongs to goes on from where it was, when it is started again; an error says so.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise KneeError(
             f"the file can't be written ({reason}); what was there before is intact",
             path,
-            "free some space or choose another folder, then start again: the run resumes",
+            "free some space or choose another folder, then start again" + (": the run resumes" if resumes else ""),
         ) from error
     finally:
         if aside:
@@ -65,9 +67,21 @@ def require_folder(path: Path) -> None:
         raise KneeError("a file stands where the folder of the result should go", path, remedy)
 
 
-def write_json(path: Path, value: object) -> None:
-    """`value` as indented JSON, atomically."""
-    write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
+def require_writable(folder: Path) -> None:
+    """Make the folder of a result, or refuse it before anything is worked out."""
+    require_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder, prefix=".trying-").cleanup()
+    except OSError as error:
+        what = f"the folder can't be written ({error.strerror or error})"
+        raise KneeError(what, folder, "choose another folder with --out (out=)") from error
+
+
+def write_json(path: Path, value: object, *, resumes: bool = False) -> None:
+    """`value` as indented JSON, atomically; `resumes` as in `write_atomically`."""
+    text = json.dumps(value, indent=1) + "\n"
+    write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"), resumes=resumes)
 
 
 def read_json(path: Path, remedy: str) -> dict:
@@ -100,7 +114,7 @@ def sweep(folder: Path) -> None:
 def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:
     """Tensors and a JSON-able dict in one file, atomically."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda tmp: save_file(flat, tmp, metadata={"meta": json.dumps(meta)}))
+    write_atomically(path, lambda tmp: save_file(flat, tmp, metadata={"meta": json.dumps(meta)}), resumes=True)
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

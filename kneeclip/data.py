@@ -75,7 +75,11 @@ def load_knees(
         raise KneeError("there are no such sides", f"sides={sides!r}", "choose both, L or R")
     knees = _phantoms(phantom_patients or {}) if str(source) == "phantom" else _real_knees(find_source(source))
     if sides != "both" and "train" in knees:
-        knees["train"] = knees["train"].select(np.flatnonzero(np.array(knees["train"]["side"]) == sides))
+        of_side = np.flatnonzero(np.array(knees["train"]["side"]) == sides)
+        if not len(of_side):
+            remedy = "end the file names in L or R, as in 9001695L.png, or take both sides"
+            raise KneeError("the names of train tell of no knee of that side", f"sides={sides!r}", remedy)
+        knees["train"] = knees["train"].select(of_side)
     for rows in knees.values():  # a run's card reads it there
         rows.info.description = PRESETS["phantom" if str(source) == "phantom" else "knees"].world
     return Knees(knees)

@@ -32,7 +32,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
-from kneeclip.checkpoints import RunState, load_state, require_folder, write_atomically, write_json
+from kneeclip.checkpoints import RunState, load_state, require_writable, write_atomically, write_json
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
@@ -194,9 +194,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     if each * settings.patients < settings.batch_size:
         enough = f"give {math.ceil(settings.batch_size / each)} or more"
         raise KneeError("the patients' knees don't fill a batch", f"patients={settings.patients}", enough)
-    require_folder(out)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
+    require_writable(out)  # drawing takes minutes
     accelerator = Accelerator()
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
@@ -269,7 +269,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         write_atomically(
             out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
         )
-        write_json(out / "pretraining.json", record)
+        write_json(out / "pretraining.json", record, resumes=True)
         for file in (state.checkpoint, state.best_file):
             file.unlink(missing_ok=True)
         return out

@@ -159,6 +159,10 @@ def notebook(world: World) -> Path:
     return world.file("01_page.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).parent
 
 
+def nameless(world: World) -> Path:
+    return world.folder("nameless", *(f"{split}/{k}/{split}{k}x.png" for split in ("train", "val") for k in range(5)))
+
+
 FIVE = ["normal", "doubtful", "mild", "moderate", "severe"]
 # fmt: off
 CASES = {
@@ -207,6 +211,10 @@ CASES = {
         (lambda w: w.train(data=w.folder("both", "a/train/0/1L.png", "b/train/0/1L.png")),
          "a, b", "name one of these folders"),
     "sides that nobody has": (lambda w: w.train("--sides", "X"), "sides='X'", "choose both, L or R"),
+    "one side of knees that have none":
+        (lambda w: w.train("--sides", "R", data=nameless(w)), "sides='R'", "end the file names in L or R"),
+    "knees to mirror that have no side":
+        (lambda w: w.train("--arm", "canonical", data=nameless(w)), "train", "end the file names in L or R"),
     # a zip
     "a zip that writes outside":
         (lambda w: w.train(data=w.zip(("../train/0/x.png", "x"))), "../train/0/x.png", "unpack it"),
@@ -332,6 +340,9 @@ CASES = {
     "numbers of a name too long":
         (lambda w: w.evaluate(w.clip, "--json", w.place / ("x" * 300)), "xxx", "a shorter name"),
     "data of a name too long": (lambda w: w.train(data=w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "a pretrained model below a file":
+        (lambda w: ("pretrain", "--out", w.file("a", "") / "p"), "a/p", "choose another folder"),
+    "a study that is not there": (lambda w: ("study", w.place / "none.yaml"), "none.yaml", "name a YAML file"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
          "a/f.png", "choose another folder"),

@@ -92,3 +92,10 @@ def test_phantom_clip_grades_phantoms_it_has_not_seen():
     nonsense, _ = predict(model, processor, knees.images, "nonsense")
     assert evaluate(nonsense, knees.grades, knees.patients, n_boot=0)["qwk"] < report["qwk"]
     assert np.allclose(p.sum(1), 1)
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_drawing(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "_cohort", lambda *_: pytest.fail("it drew first"))
+    (tmp_path / "file").touch()
+    with pytest.raises(KneeError, match="can't be written .*file/p.*--out"):
+        pretrain.pretrain(tmp_path / "file" / "p", tiny_settings, progress=False)

@@ -263,7 +263,7 @@ def test_the_largest_full_table_of_an_unfinished_study():
 
 def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
     for changes, what in (
-        ({"split": "test"}, "opened once"),
+        ({"split": "test"}, "opened once.*config.yaml.*leave the line away"),
         ({"data": "kaggle"}, "phantom or real"),
         ({"folds": 5}, "folds"),
         ({"grid": {"arms": ["clipp"]}}, "clipp.*choose among clip"),
@@ -284,12 +284,14 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
         ({"grid": []}, "grid is empty"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [-1]}, "seeds: .-1."),
-        ({"recipe": {"lr": "1e-4"}}, "lr.*give a number"),
+        ({"recipe": {"lr": "1e-4"}}, "lr.*config.yaml.*give a number.*1.0e-3"),
         ({"seeds": [[0]]}, "seeds"),
         ({"grid": {"arms": [["clip"]]}}, "can't be understood"),
     ):
         with pytest.raises(KneeError, match=what):
             run_study(write(tmp_path, settings(tiny_folder, **changes)), tmp_path / "o", work=tmp_path / "w")
+    with pytest.raises(KneeError, match="no such file of settings.*none.yaml.*name a YAML file"):
+        read_study(tmp_path / "none.yaml")
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(KneeError, match="can't be read"):
         read_study(tmp_path / "config.yaml")

@@ -245,6 +245,7 @@ def test_the_run_is_a_plain_transformers_folder(tiny, arrays, recipe, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["recipe"] == dataclasses.asdict(run.recipe) and record["temperature"] == run.temperature
     card = (tmp_path / "run" / "README.md").read_text()
+    assert 'hypothesis_template="{}"' in card
     assert "never for diagnosis" in card and "clip_koa" in card and "with the texts of `prompts.json`" in card
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history["epochs"]] == [3, 6] and len(history["steps"]) == 6
