@@ -48,8 +48,8 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
 
 def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
-    both = pretrain._cohort(tiny_settings)
-    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"))
+    both = pretrain._cohort(tiny_settings, torch.device("cpu"))
+    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"), torch.device("cpu"))
     kept = both.sides == "R"
     assert len(right) == len(both) / 2 == kept.sum() and set(right.sides) == {"R"}
     assert (right.images == both.images[kept]).all()
