@@ -124,7 +124,10 @@ def read_study(path: str | Path) -> Study:
     except FileNotFoundError:
         remedy = "name a YAML file, as results/phantom_study/config.yaml is one"
         raise KneeError("there is no such file of settings", path, remedy) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        what = f"the study's settings can't be read ({error.strerror or error})"
+        raise KneeError(what, path, "name a YAML file that you may read") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())[:160]
         raise KneeError(f"the study's settings can't be read: {text}", path, "mend the YAML file") from error
     if not isinstance(settings, dict):

@@ -292,6 +292,8 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
             run_study(write(tmp_path, settings(tiny_folder, **changes)), tmp_path / "o", work=tmp_path / "w")
     with pytest.raises(KneeError, match="no such file of settings.*none.yaml.*name a YAML file"):
         read_study(tmp_path / "none.yaml")
+    with pytest.raises(KneeError, match="can't be read .*: name a YAML file"):
+        read_study(tmp_path)  # a folder
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(KneeError, match="can't be read"):
         read_study(tmp_path / "config.yaml")
