@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,6 +193,9 @@ def sample_patients(n_patients: int, seed: int, *, sides: str = "both") -> tuple
     """
     if sides not in ("both", "R", "L"):
         raise KneeError("these sides are unknown", str(sides), "choose both, R or L")
+    for name, value in (("n_patients", n_patients), ("seed", seed)):
+        if not isinstance(value, numbers.Integral):
+            raise KneeError("a cohort can't be drawn so", f"{name}={value!r}", "give a whole number")
     if n_patients < 1:
         raise KneeError("a cohort needs patients", f"n_patients={n_patients}", "give a whole number from 1")
     g = torch.Generator().manual_seed(seed)

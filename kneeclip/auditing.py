@@ -91,8 +91,9 @@ def audit(source: str | Path) -> AuditReport:
     AuditReport
         Errors: ``source`` (nothing to audit), ``unreadable``, ``unknown grade``, ``patient in two splits``,
         ``same pixels in two splits``, ``knee graded twice``. Warnings: ``negative``, ``missing split``,
-        ``counts``, ``not square``, ``small``, ``blank``, ``name``, ``same pixels``, ``not an image``.
-        Notes: ``ignored``, ``tune``. ``train`` is the public train split, from which `load_knees` cuts ``tune``.
+        ``missing grade``, ``counts``, ``not square``, ``small``, ``blank``, ``name``, ``same pixels``,
+        ``not an image``. Notes: ``ignored``, ``tune``.
+        ``train`` is the public train split, from which `load_knees` cuts ``tune``.
 
     Notes
     -----
@@ -178,6 +179,9 @@ def _report(source: str, films: Iterable[tuple[Film, np.ndarray | KneeError]], l
             elif (counts[split], patients[split]) != (CARD[split], CARD_PATIENTS[split]):
                 message = f"{split} holds other numbers of images or patients than the public data set (data card)"
                 warnings.append(Finding("counts", message))
+        for split, row in counts.items():
+            if without := [f"KL{k}" for k, n in enumerate(row) if n == 0]:
+                warnings.append(Finding("missing grade", f"{split} holds no image of {' and '.join(without)}"))
         for folder, n in sorted(listing.ignored.items()):
             notes.append(Finding("ignored", f"{folder} is no split: its images ({n:,}) are left out"))
         if "train" in counts:

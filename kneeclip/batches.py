@@ -57,9 +57,8 @@ def load_resident(processor, knees, split, accelerator, recipe, progress) -> Res
         counts = f"{len(patients)} patients, {len(sides)} sides, {len(grades)} grades"
         raise KneeError(f"the columns of {split} differ in length", counts, "give one each an image")
     if recipe.arm == "canonical" and not set(sides) <= {"L", "R"}:
-        raise KneeError(
-            "the canonical arm mirrors left knees, and the data don't say which they are", split, "add side"
-        )
+        remedy = "end the file names in L or R, as in 9001695L.png, or in Python add the column side"
+        raise KneeError("the canonical arm mirrors left knees, and the data don't say which they are", split, remedy)
     left = np.array([side == "L" for side in sides])
     device = accelerator.device
     return Resident(

@@ -44,8 +44,8 @@ def facts_of(model, knees) -> dict:
 def write_run(run, fingerprint: str, facts: dict) -> None:
     """history.json, prompts.json, README.md and, last of all, run.json: its presence means that the run is whole."""
     folder = run.folder
-    write_json(folder / "history.json", {"epochs": run.history, "steps": run.steps})
-    write_json(folder / "prompts.json", dataclasses.asdict(run.prompts))
+    write_json(folder / "history.json", {"epochs": run.history, "steps": run.steps}, resumes=True)
+    write_json(folder / "prompts.json", dataclasses.asdict(run.prompts), resumes=True)
     chosen = run.history[run.best_epoch]
     record = {
         "recipe": dataclasses.asdict(run.recipe),
@@ -60,8 +60,8 @@ def write_run(run, fingerprint: str, facts: dict) -> None:
         "fingerprint": fingerprint,
     }
     page = _card(record, chosen, several=max(run.prompts.counts) > 1)
-    write_atomically(folder / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"))
-    write_json(folder / "run.json", record)
+    write_atomically(folder / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"), resumes=True)
+    write_json(folder / "run.json", record, resumes=True)
 
 
 def read_run(folder: Path) -> tuple[dict, PromptSet | None]:
@@ -96,7 +96,10 @@ def _card(record: dict, chosen: dict, several: bool) -> str:
         ("seed", recipe["seed"]),
         *[(name.replace("_", " "), f"{chosen[name]:.3f}") for name in chosen if name.startswith("tune_")],
     ]
-    use = "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes.\n"
+    use = (
+        "Use: `CLIPModel.from_pretrained(folder)`, with the texts of `prompts.json` as the classes. A "
+        '`transformers.pipeline` of it needs `hypothesis_template="{}"`: its own template puts words around them.\n'
+    )
     if several:
         use = (
             "Use: `kneeclip.load_clip(folder)`. A grade has several texts, and its class is the mean of their "

@@ -27,8 +27,10 @@ from kneeclip.errors import KneeError
 DAMAGED = "delete the run's folder and train again"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], *, resumes: bool = False) -> None:
     """Let `write` make a file beside `path`, flush it to the disk, then move it into place.
+
+    `resumes`: whether what it belongs to goes on from where it was, when it is started again; an error says so.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise KneeError(
             f"the file can't be written ({reason}); what was there before is intact",
             path,
-            "free some space or choose another folder, then start again: the run resumes",
+            "free some space or choose another folder, then start again" + (": the run resumes" if resumes else ""),
         ) from error
     finally:
         if aside:
@@ -65,9 +67,21 @@ def require_folder(path: Path) -> None:
         raise KneeError("a file stands where the folder of the result should go", path, remedy)
 
 
-def write_json(path: Path, value: object) -> None:
-    """`value` as indented JSON, atomically."""
-    write_atomically(path, lambda tmp: tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
+def require_writable(folder: Path) -> None:
+    """Make the folder of a result, or refuse it before anything is worked out."""
+    require_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=folder, prefix=".trying-").cleanup()
+    except OSError as error:
+        what = f"the folder can't be written ({error.strerror or error})"
+        raise KneeError(what, folder, "choose another folder with --out (out=)") from error
+
+
+def write_json(path: Path, value: object, *, resumes: bool = False) -> None:
+    """`value` as indented JSON, atomically; `resumes` as in `write_atomically`."""
+    text = json.dumps(value, indent=1) + "\n"
+    write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"), resumes=resumes)
 
 
 def read_json(path: Path, remedy: str) -> dict:
@@ -77,8 +91,17 @@ def read_json(path: Path, remedy: str) -> dict:
         if not isinstance(value, dict):
             raise TypeError(type(value).__name__)
         return value
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except OSError as error:
+        raise _unread(error, path, remedy) from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise KneeError("the file is missing or damaged", path, remedy) from error
+
+
+def _unread(error: OSError, path: Path, remedy: str) -> KneeError:
+    """Nobody should delete a run that is whole, and merely may not be read."""
+    if isinstance(error, FileNotFoundError) or error.errno is None:
+        return KneeError("the file is missing or damaged", path, remedy)
+    return KneeError(f"the file can't be read ({error.strerror or error})", path, "check who may read it")
 
 
 def sweep(folder: Path) -> None:
@@ -91,7 +114,7 @@ def sweep(folder: Path) -> None:
 def save_state(path: Path, tensors: dict[str, torch.Tensor], meta: dict) -> None:
     """Tensors and a JSON-able dict in one file, atomically."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda tmp: save_file(flat, tmp, metadata={"meta": json.dumps(meta)}))
+    write_atomically(path, lambda tmp: save_file(flat, tmp, metadata={"meta": json.dumps(meta)}), resumes=True)
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -103,13 +126,26 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         If the file is damaged or something else.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with open(path, "rb"), safe_open(path, "pt") as file:  # Python's open says why a file can't be read
             meta = json.loads(file.metadata()["meta"])
             if not isinstance(meta, dict):
                 raise TypeError(type(meta).__name__)
             # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
             return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unread(error, path, DAMAGED) from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
+
+
+def require_state(path: Path) -> None:
+    """As `load_state`, of the header alone: it says how long the file has to be."""
+    try:
+        with open(path, "rb"), safe_open(path, "pt") as file:
+            file.keys()
+    except OSError as error:
+        raise _unread(error, path, DAMAGED) from error
+    except SafetensorError as error:
         raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
 
 
@@ -162,7 +198,7 @@ class RunState:
         self.resumed_at, self.trained = 0, 0
         self.best, self.best_epoch, self.best_weights = -math.inf, -1, None
         self.select, self.accelerator = select, accelerator
-        self.folder = Path(folder) if folder is not None else None
+        self.folder = Path(os.path.expanduser(folder)) if folder is not None else None
         self.finished: dict | None = None  # what run.json says, if it stands there
         self._lock: FileLock | None = None
 
@@ -241,6 +277,8 @@ class RunState:
             self.accelerator.scaler.load_state_dict(meta["scaler"])
         self.step, self.history, self.steps = meta["step"], meta["history"], meta["steps"]
         self.best, self.best_epoch = meta["best"], meta["best_epoch"]
+        if self.best_epoch >= 0:  # now, and not after all the epochs that are still to come
+            require_state(self.best_file)
 
     def save(self, model, optimizer):
         self._finite(model)

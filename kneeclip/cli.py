@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that the help comes at once.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shlex
 import subprocess
@@ -27,7 +28,9 @@ from kneeclip.options import (
     PromptsOption,
     SeedOption,
     SplitOption,
+    beside,
     given,
+    home,
     write_json,
 )
 from kneeclip.shell import invoke
@@ -129,8 +132,9 @@ def train(
     )  # fmt: skip
     recipe = dataclasses.replace(chosen.recipe, **settings)
     base = model or chosen.model
-    clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
     out = out or Path("runs") / f"{chosen.name}-{recipe.arm}-seed{recipe.seed}"
+    beside(json_file, out)
+    clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
     facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "data": chosen.world}
     facts |= {"sides": sides}
     with processes.main_first():  # one decodes, the others open what it stored
@@ -204,6 +208,7 @@ def predict(
     from kneeclip.presets import GRADES
     from kneeclip.tables import Table
 
+    images = [home(path) for path in images]
     films = [read_grey(path) for path in images]
     clip, processor = load_clip(model)
     record, texts = read_run(model_folder(model))
@@ -251,7 +256,7 @@ def _environment(preset) -> None:
     """What the notebooks' kernels read."""
     os.environ["KNEECLIP_PRESET"] = preset.name
     if not preset.is_phantom:
-        where = preset.data if preset.data == "kaggle" else str(Path(preset.data).expanduser().resolve())
+        where = preset.data if preset.data == "kaggle" else str(Path(os.path.expanduser(preset.data)).resolve())
         os.environ["KNEECLIP_DATA"] = where
 
 
@@ -269,6 +274,13 @@ def _disclaimer() -> str:
     from kneeclip.cards import NOT_FOR_DIAGNOSIS
 
     return NOT_FOR_DIAGNOSIS
+
+
+def _of_the_system(error: OSError) -> KneeError:
+    """What the system refused, as one sentence with the file."""
+    remedy = {errno.ENAMETOOLONG: "give a shorter name", errno.ENOSPC: "free some space"}.get(error.errno)
+    remedy = remedy or "check the path, and who may read and write there"
+    return KneeError(f"the system refuses it: {error.strerror or error}", error.filename, remedy)
 
 
 def main() -> None:
@@ -289,6 +301,11 @@ def main() -> None:
     except KeyboardInterrupt:
         processes.complain("kneeclip: stopped; the same command goes on where a training run was.")
         sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        processes.complain(f"kneeclip: {_of_the_system(error)}")
+        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
         if debug:
             raise

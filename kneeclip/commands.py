@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kneeclip.errors import KneeError
-from kneeclip.options import DataOption, JsonOption, OutOption, PatientsOption, SeedOption, given, write_json
+from kneeclip.options import DataOption, JsonOption, OutOption, PatientsOption, SeedOption, given, home, write_json
 
 
 def phantom(
@@ -89,7 +89,7 @@ def study(
     """Make the runs of a study. A killed one resumes where it stopped; a second shell shares the work."""
     from kneeclip.study import run_study
 
-    run_study(config, out or config.parent, data=data, only=only, limit=limit, work=work, say=typer.echo)
+    run_study(config, out or home(config).parent, data=data, only=only, limit=limit, work=work, say=typer.echo)
 
 
 def report(

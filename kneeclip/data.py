@@ -6,10 +6,11 @@ Images are decoded once, into a memory map in the user's cache (`store`); the da
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from datasets import Image as ImageFeature
 from tqdm.auto import tqdm
 
 from kneeclip.errors import KneeError, KneeWarning
-from kneeclip.films import Film, Listing, graded_twice, list_films, read_film, read_grey
+from kneeclip.films import Film, Listing, graded_twice, lacking, list_films, read_film, read_grey
 from kneeclip.presets import PRESETS
 from kneeclip.store import make_row, pixels_of, stored
 
@@ -65,7 +66,8 @@ def load_knees(
 
     Notes
     -----
-    ``KNEECLIP_CACHE`` moves the cache; a store is keyed by the names, sizes and times of the files.
+    ``KNEECLIP_CACHE`` moves the cache; a store is keyed by the names, sizes and times of the files, in a zip by
+    their check sums: a folder that is moved keeps its store, a copy gets its own.
     Source: Chen 2018, doi 10.17632/56rmx5bjcr.1 (layout, public splits); ``tune`` is ours.
     Notebook: 01.
     """
@@ -73,7 +75,11 @@ def load_knees(
         raise KneeError("there are no such sides", f"sides={sides!r}", "choose both, L or R")
     knees = _phantoms(phantom_patients or {}) if str(source) == "phantom" else _real_knees(find_source(source))
     if sides != "both" and "train" in knees:
-        knees["train"] = knees["train"].select(np.flatnonzero(np.array(knees["train"]["side"]) == sides))
+        of_side = np.flatnonzero(np.array(knees["train"]["side"]) == sides)
+        if not len(of_side):
+            remedy = "end the file names in L or R, as in 9001695L.png, or take both sides"
+            raise KneeError("the names of train tell of no knee of that side", f"sides={sides!r}", remedy)
+        knees["train"] = knees["train"].select(of_side)
     for rows in knees.values():  # a run's card reads it there
         rows.info.description = PRESETS["phantom" if str(source) == "phantom" else "knees"].world
     return Knees(knees)
@@ -85,13 +91,28 @@ class Knees(DatasetDict):
     def __missing__(self, name: str) -> Dataset:
         if name == "val" and "validation" in self:
             return self["validation"]
-        raise KeyError(name)
+        raise KeyError(f"there is no split {name!r} among {', '.join(self) or 'none'}")
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__("validation" if name == "val" else name)
 
     def get(self, name: str, default=None):
         return self[name] if name in self else default
+
+
+def _of_our_kind(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        return Knees(method(self, *args, **kwargs))
+
+    return wrapped
+
+
+#: What makes a plain DatasetDict, which lacks "val".
+MAKERS = ("filter", "map", "sort", "shuffle", "flatten", "flatten_indices", "cast", "cast_column", "select_columns")
+MAKERS += ("remove_columns", "rename_column", "rename_columns", "class_encode_column")
+for _name in MAKERS:
+    setattr(Knees, _name, _of_our_kind(getattr(DatasetDict, _name)))
 
 
 def require_split(knees: DatasetDict, name: str) -> Dataset:
@@ -143,6 +164,9 @@ def grey_arrays(images: Dataset | Iterable) -> list[np.ndarray]:
 
 def find_source(source: str | Path) -> Path:
     """The folder or zip that `source` means; ``"kaggle"`` is downloaded, or found where it was downloaded."""
+    if not isinstance(source, (str, os.PathLike)):
+        remedy = "give a folder, a zip, kaggle or phantom; a preset has one of these in preset.data"
+        raise KneeError("that names no data", type(source).__name__, remedy)
     if not str(source).strip():
         remedy = "set it to the folder or zip of the data set, or to kaggle, or name one of these with --data or data="
         raise KneeError("nobody has said where the real knees are", "KNEECLIP_DATA", remedy)
@@ -219,6 +243,11 @@ def _warn_of(listing: Listing) -> None:
         warnings.warn(str(what), KneeWarning, stacklevel=4)
     if twice := graded_twice(listing.films):
         what = KneeError("one knee stands under two grades", twice, "keep it in one of the grade folders")
+        warnings.warn(str(what), KneeWarning, stacklevel=4)
+    if missing := lacking(listing.films):
+        what = KneeError(
+            "the data lack grades or a split", missing, "unpack or copy them again if they should be there"
+        )
         warnings.warn(str(what), KneeWarning, stacklevel=4)
 
 

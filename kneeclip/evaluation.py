@@ -75,7 +75,7 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
     if flipped is not None:
         mean = flip_average(p, flipped)
         report["averaged"] = _scores(mean, grades, owner, draws, level) | _by_grade(mean, grades)
-        agree = p.argmax(1) == np.asarray(flipped).argmax(1)
+        agree = p.argmax(1) == _array(flipped).argmax(1)
         report["flip_agreement"] = float(agree.mean())
         report["ci"]["flip_agreement"] = interval(mean_by_resample(agree, owner, draws), level)
     return report | _by_grade(p, grades) | _settings(draws, seed, level)
@@ -221,6 +221,12 @@ def fit_temperature(p, grades, weights=None) -> float:
     """
     p, grades = _checked(p, grades)
     z = _log(p)
+    if weights is not None:
+        weights = _array(weights, float)
+        if weights.shape != grades.shape or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            what = "the weights say how much each image counts"
+            remedy = f"give {len(grades)} numbers, none negative and one above 0 at least"
+            raise KneeError(what, f"shape {weights.shape}", remedy)
 
     def loss(log_t: float) -> float:
         z_t = z / math.exp(log_t)
@@ -287,7 +293,7 @@ def _log(p: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(p) -> np.ndarray:
-    p = np.asarray(p, dtype=float)
+    p = _array(p, float)
     if p.ndim != 2 or 0 in p.shape:
         raise KneeError("probabilities come as N rows of K grades, one row at least", f"shape {p.shape}")
     bad = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) <= 1e-3))
@@ -297,8 +303,17 @@ def _probabilities(p) -> np.ndarray:
     return p
 
 
+def _array(values, dtype=None) -> np.ndarray:
+    """NumPy's array of what may be a tensor; one in bfloat16 or with a gradient is no business of NumPy's."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        remedy = "give an array; of a tensor, tensor.detach().float().cpu().numpy()"
+        raise KneeError("these are no numbers that NumPy takes", type(values).__name__, remedy) from error
+
+
 def _checked(p, grades) -> tuple[np.ndarray, np.ndarray]:
-    p, grades = _probabilities(p), np.asarray(grades)
+    p, grades = _probabilities(p), _array(grades)
     if grades.shape != p.shape[:1]:
         raise KneeError("each row needs one grade", f"p {p.shape}, grades {grades.shape}")
     known = np.isin(grades, np.arange(p.shape[1]))

@@ -7,6 +7,7 @@ architecture with random weights.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -60,11 +61,14 @@ def relevance(
     pixels = clip.preprocess(processor, images, progress=True)
     if not len(pixels):
         raise KneeError("there is no image to explain")
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise KneeError("no batch can be so small", f"batch_size={batch_size}", "give a whole number from 1")
     with torch.no_grad():
         T = clip.encode_texts(model, processor, prompts)  # (K, D)
     if grade is not None:
         asked = np.full(len(pixels), grade) if np.ndim(grade) == 0 else np.array(grade)
-        if asked.shape != (len(pixels),) or asked.min() < 0 or asked.max() >= len(T):
+        whole = np.issubdtype(asked.dtype, np.integer)
+        if not whole or asked.shape != (len(pixels),) or asked.min() < 0 or asked.max() >= len(T):
             remedy = f"ask for one from 0 to {len(T) - 1}, or for one of each image"
             raise KneeError("there is no prompt for that grade", f"grade={grade}", remedy)
     maps = []

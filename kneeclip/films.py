@@ -42,7 +42,7 @@ class Film:
     grade: int  # 0-4
     patient: str
     side: str  # "L", "R", or "" where the name does not say
-    stamp: tuple  # changes when the file does: (size, mtime) in a folder, (size, CRC) in a zip
+    stamp: tuple  # changes when the file does: (size, mtime, ctime) in a folder, (size, CRC) in a zip
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def list_films(source: str | Path) -> Listing:
     KneeError
         If the source is neither folder nor readable zip, holds no split, or holds the layout twice.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     files, read = _zip_files(path) if path.is_file() else _folder_files(path)
     # Hidden files and a Mac's "__MACOSX/._9001695L.png" are no films, whatever their suffix says.
     files = {n: s for n, s in files.items() if not any(p.startswith((".", "__")) for p in n.split("/"))}
@@ -124,6 +124,16 @@ def graded_twice(films: Iterable[Film]) -> list[str]:
     return [f.name for same in of_knee.values() if len({f.grade for f in same}) > 1 for f in same]
 
 
+def lacking(films: Iterable[Film]) -> list[str]:
+    """What a half-unzipped folder lacks: grades without an image in a split, and a validation split beside train."""
+    grades: dict[str, set[int]] = {}
+    for film in films:
+        grades.setdefault(film.split, set()).add(film.grade)
+    empty = {split: [f"KL{k}" for k in range(5) if k not in found] for split, found in grades.items()}
+    told = [f"{split} without {' '.join(missing)}" for split, missing in empty.items() if missing]
+    return told + ["no validation"] * ("train" in grades and "validation" not in grades)
+
+
 def read_grey(file) -> Image.Image:
     """Read one image as 8-bit grey, the right way up.
 
@@ -149,9 +159,10 @@ def read_grey(file) -> Image.Image:
     -----
     Notebook: 01.
     """
-    name = file if isinstance(file, (str, Path)) else getattr(file, "name", None) or "a file object"
+    file = os.path.expanduser(file) if isinstance(file, (str, Path)) else file
+    name = file if isinstance(file, str) else getattr(file, "name", None) or "a file object"
     try:
-        if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+        if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError("not a regular file")  # a pipe would keep us waiting for ever
         with Image.open(file) as image:
             width, height = image.size
@@ -207,7 +218,9 @@ def _folder_files(folder: Path) -> tuple[dict[str, tuple], Callable]:
                         walk(Path(entry.path), f"{prefix}{entry.name}/", depth + 1)
                     continue
                 info = entry.stat(follow_symlinks=entry.is_file())  # a dangling link is listed, and fails later
-                files[prefix + entry.name] = (info.st_size, info.st_mtime_ns)
+                # ctime too: it can't be copied along, so two folders of equal names, sizes and times are told apart,
+                # and it outlives a move of the folder, which a path in the key would not
+                files[prefix + entry.name] = (info.st_size, info.st_mtime_ns, info.st_ctime_ns)
                 if len(files) > MAX_FILES:
                     what = f"the folder holds more than {MAX_FILES:,} files"
                     raise KneeError(what, folder, "name the folder that holds train, val or test")

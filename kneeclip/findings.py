@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def write_report(out: str | Path, *, n_boot: int = 1000) -> list[Path]:
     -----
     Notebook: 05.
     """
-    out, report = Path(out), make_report(out, n_boot=n_boot)
+    out = Path(os.path.expanduser(out))
+    report = make_report(out, n_boot=n_boot)
     report["finding"] = finding(report)
     figures = _figures(report)
     for name, (figure, _) in figures.items():

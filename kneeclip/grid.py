@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,14 +120,22 @@ def read_study(path: str | Path) -> Study:
         If it can't be read, asks for the test split, or holds a setting that does not exist.
     """
     try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        settings = yaml.safe_load(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        remedy = "name a YAML file, as results/phantom_study/config.yaml is one"
+        raise KneeError("there is no such file of settings", path, remedy) from None
+    except OSError as error:
+        what = f"the study's settings can't be read ({error.strerror or error})"
+        raise KneeError(what, path, "name a YAML file that you may read") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())[:160]
         raise KneeError(f"the study's settings can't be read: {text}", path, "mend the YAML file") from error
     if not isinstance(settings, dict):
         raise KneeError("the study's settings are no YAML mapping", path, "write lines such as data: phantom")
     try:
         return parse_study(settings)
+    except KneeError as error:
+        raise KneeError(f"{error.what} (in {path})", error.culprits, error.remedy) from None
     except (TypeError, ValueError, AttributeError, RecursionError) as error:  # a word for a list, a date for a name
         what = f"the study's settings can't be understood ({' '.join(str(error).split())[:100]})"
         raise KneeError(what, path, "write them as in results/real_study/config.yaml") from error
@@ -139,7 +148,8 @@ def parse_study(settings: dict) -> Study:
     _only(settings, known, "the study")
     data, split = settings.get("data", "phantom"), settings.get("split", "validation")
     if split not in ("validation", "val"):
-        raise KneeError("a study reports on validation, and the test split is opened once, at the end", split)
+        what = "a study reports on validation, and the test split is opened once, at the end"
+        raise KneeError(what, f"split: {split}", "leave the line away; kneeclip evaluate --split test opens it")
     if data not in ("phantom", "real"):
         raise KneeError("a study's data are phantom or real", data, "say where real ones are with --data")
     folds = settings.get("folds", "none")

@@ -91,4 +91,4 @@ def write_compact(path: Path, record: dict) -> None:
     """JSON with one line for each entry: small, and a changed entry is a changed line. Atomically."""
     lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in record.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda tmp: tmp.write_text(text, encoding="utf-8"), resumes=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
@@ -104,7 +105,7 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
     -----
     Notebook: 03.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as tmp, _quiet():
@@ -127,7 +128,7 @@ def save_clip(model: CLIPModel, processor: CLIPProcessor, folder: str | os.PathL
 
 def model_folder(name: str | os.PathLike) -> Path:
     """Where the model of that name lies, if it lies on this machine: what stands beside its weights is there too."""
-    return ASSETS / name if str(name) in BUNDLED else Path(name).expanduser()
+    return ASSETS / name if str(name) in BUNDLED else Path(os.path.expanduser(name))
 
 
 def _locate(name: str) -> str:
@@ -137,7 +138,7 @@ def _locate(name: str) -> str:
         if not (folder / "config.json").exists():
             raise KneeError("the bundled model is missing from this installation", folder, "install kneeclip again")
         return str(folder)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         done = any((path / name).exists() for name in ("run.json", "pretraining.json"))
         if (path / "checkpoint.safetensors").exists() and not done:
@@ -151,14 +152,15 @@ def _locate(name: str) -> str:
                 "convert them to safetensors on a machine that trusts them",
             )
         return str(path)
+    remedy = f"name a folder with a config.json, a hub id such as openai/clip-vit-base-patch16, or {', '.join(BUNDLED)}"
     # a hub id looks like a path: one into a folder that is here, or to a run, is a path, and mistyped
     local = name.startswith((".", "/", "~", "runs/")) or path.parent.is_dir()
     if path.exists() or name.count("/") != 1 or local:
-        raise KneeError(
-            "there is no model of that name",
-            name,
-            f"name a folder with a config.json, a hub id such as openai/clip-vit-base-patch16, or {', '.join(BUNDLED)}",
-        )
+        raise KneeError("there is no model of that name", name, remedy)
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise KneeError("that is neither a folder of this machine nor a hub id", name, remedy) from None
     return name
 
 
@@ -177,7 +179,7 @@ def _explained(load, name, part: str):
         raise
     except Exception as error:  # noqa: BLE001 - huggingface_hub, safetensors and json each raise their own kinds
         text = " ".join(str(error).split())
-        if Path(str(name)).exists() or str(name) in BUNDLED:
+        if model_folder(name).exists():
             what = f"the model's {part} can't be read or don't fit a CLIP ({type(error).__name__}: {text[:160]})"
             raise KneeError(what, name, "make or copy the model folder again") from error
         raise KneeError(

@@ -8,6 +8,7 @@ least: half-precision logits near their limit of 6e4 give inf or NaN otherwise.
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 import torch.nn.functional as F
@@ -145,8 +146,13 @@ def clip_koa_loss(
     Source: both losses are the paper's; the form and the weight are ours (we did not see the paper's).
     Notebook: 04.
     """
-    if not weight >= 0:
-        raise KneeError("the weight of the Consistency Loss can't be negative", weight, "give a number from 0")
+    number = torch.is_tensor(weight) or isinstance(weight, numbers.Real)
+    if not number or not 0 <= weight < math.inf:
+        raise KneeError(
+            "the weight of the Consistency Loss can't be negative, nor infinite",
+            f"weight={weight!r}",
+            "give a number from 0",
+        )
     losses = symmetry_loss(logits, logits_flipped, grades, reduction=reduction)
     losses["consistency"] = consistency_loss(logits, logits_flipped, form=form, reduction=reduction)
     losses["total"] = losses["symmetry"] + weight * losses["consistency"]

@@ -6,6 +6,7 @@ both of unit length, and ``softmax(exp(logit_scale) · X Tᵀ)`` are the grade p
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -139,10 +140,19 @@ def encode_images(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
     pixels : (N, 3, S, S) float tensor
         CLIP's normalised input: `to_pixel_values(processor, preprocess(processor, images))`.
 
+    Raises
+    ------
+    KneeError
+        For grey levels: anything but floats of that shape.
+
     Notes
     -----
     Gradients flow. Notebook: 02.
     """
+    if not torch.is_tensor(pixels) or pixels.ndim != 4 or not pixels.is_floating_point():
+        found = f"{type(pixels).__name__} of shape {getattr(pixels, 'shape', None)}"
+        remedy = "give to_pixel_values(processor, pixels), which makes CLIP's input of the grey levels of preprocess"
+        raise KneeError("the image tower takes no grey levels", found, remedy)
     x = image_features(model, pixels.to(model.device))  # (N, D)
     return F.normalize(_precise(x), dim=-1)
 
@@ -190,15 +200,23 @@ def predict(
     -------
     p, p_flip : (N, K) float64 arrays whose rows sum to 1
 
+    Raises
+    ------
+    KneeError
+        For images and prompts that can't be read, a `mirror` that is not N booleans, and logits that are not finite.
+
     Notes
     -----
     Notebook: 03.
     """
     pixels = preprocess(processor, images, progress=True)
-    mirror = np.zeros(len(pixels), bool) if mirror is None else np.asarray(mirror, bool)
+    mirror = np.zeros(len(pixels), bool) if mirror is None else np.asarray(mirror)
     if mirror.shape != (len(pixels),):  # broadcasting would grade other images than those given
         raise KneeError("mirror says it of another number of images", f"{mirror.shape}", f"give {len(pixels)} booleans")
-    if batch_size < 1:
+    if mirror.dtype != bool and len(mirror):  # "R" would be as true as "L"
+        what = "mirror says of each image whether it is to be flipped first"
+        raise KneeError(what, f"{mirror.dtype}", 'give booleans, as in [side == "L" for side in sides]')
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise KneeError("no batch can be so small", f"batch_size={batch_size}", "give a whole number from 1")
     was_training = model.training
     model.eval()
@@ -219,6 +237,9 @@ def predict(
     finally:
         model.train(was_training)
     p, p_flip = torch.cat(both, dim=1).numpy() if both else np.empty((2, 0, len(T)))
+    if not np.isfinite(p + p_flip).all():  # in 16 bits a large logit scale overflows
+        what = "the model's logits are not finite, so there are no probabilities"
+        raise KneeError(what, str(model.dtype).removeprefix("torch."), "call model.float(), or load the model anew")
     return p, p_flip
 
 

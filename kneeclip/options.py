@@ -14,18 +14,40 @@ from kneeclip.errors import KneeError
 from kneeclip.presets import MAX_SEED
 
 
+def home(path: Path | None) -> Path | None:
+    """`path` with its ``~``: a shell leaves that of ``--out=~/run`` to the command."""
+    return path if path is None else Path(os.path.expanduser(path))
+
+
+#: Files that make up a model or a run, and their beginnings: numbers of the same name would spoil it.
+MODEL_FILES = ("config.json", "run.json", "history.json", "prompts.json", "pretraining.json", "vocab.json")
+MODEL_FILES += ("merges.txt", "readme.md", "generation_config.json", "added_tokens.json", "chat_template.jinja")
+MODEL_STEMS = ("tokenizer", "processor", "preprocessor", "special_tokens")
+
+
+def _of_a_model(path: Path) -> bool:
+    name = path.name.lower()  # Windows and Macs know no other
+    return name in MODEL_FILES or name.startswith(MODEL_STEMS) or path.suffix.lower() == ".safetensors"
+
+
+def beside(json_file: Path | None, out: Path) -> None:
+    """Refuse a ``--json`` that would replace a file of the model that is to be written into `out`."""
+    if json_file is not None and json_file.resolve().parent == out.resolve() and _of_a_model(json_file):
+        raise KneeError("--json names a file of the run itself", json_file, "name another --json FILE")
+
+
 def _free(path: Path | None) -> Path | None:
     """`path`, unless numbers would replace what a user wants to keep: said before an hour of work, not after it."""
     if path is None:
         return None
-    remedy = "name another --json FILE"
+    typed, path, remedy = path, home(path), "name another --json FILE"
     if path.is_dir():
         raise KneeError("--json is a folder", path, remedy)
-    if sys.argv.count(str(path)) > 1:
+    if sys.argv.count(str(typed)) > 1:
         raise KneeError("--json names a file that the command also uses otherwise", path, remedy)
     if path.exists() and path.suffix.lower() != ".json":
         raise KneeError("--json names a file that is there already and is no .json", path, remedy)
-    if path.exists() and (path.parent / "config.json").exists():
+    if _of_a_model(path) and (path.parent / "config.json").exists():
         raise KneeError("--json names a file of a model folder", path, remedy)
     there = next(folder for folder in (*path.absolute().parents,) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -42,7 +64,7 @@ PromptsOption = Annotated[
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=MAX_SEED, help="the seed of everything random")]
 PatientsOption = Annotated[int | None, typer.Option("--patients", max=100_000, help="phantom patients, two knees each")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="where the result goes")]
+OutOption = Annotated[Path | None, typer.Option("--out", callback=home, help="where the result goes")]
 JsonOption = Annotated[Path | None, typer.Option("--json", callback=_free, help="write the numbers to this file too")]
 
 

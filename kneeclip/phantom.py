@@ -19,6 +19,9 @@ __all__ = ["READERS", "Anatomy", "Phantoms", "Reader", "captions", "grade", "hea
 __all__ += ["masks", "narrowing", "osteophyte", "read", "render", "sample_patients"]
 
 
+MAX_SIZE = 2048  # pixels a side
+
+
 @dataclass(frozen=True)
 class Reader:
     """Somebody who grades: sees osteophytes smaller or larger than they are, and narrowing not quite as it is."""
@@ -308,4 +311,6 @@ def _slips(keys: torch.Tensor, seed: int) -> torch.Tensor:
 def _sized(size: int) -> int:
     if size < 32:
         raise KneeError("an image this small shows no joint space", f"size={size}", "give 32 pixels or more")
+    if size > MAX_SIZE:
+        raise KneeError("an image this large would fill the memory", f"size={size}", f"give {MAX_SIZE} pixels or less")
     return size

@@ -15,6 +15,7 @@ time they are shown on another film: what varies in training can't become a crut
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -31,7 +32,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
-from kneeclip.checkpoints import RunState, load_state, require_folder, write_atomically, write_json
+from kneeclip.checkpoints import RunState, load_state, require_writable, write_atomically, write_json
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
@@ -184,7 +185,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         The folder: half-precision weights, tokenizer, card, `pretraining.json`.
     """
     settings = settings or Pretraining()
-    out = Path(out)
+    out = Path(os.path.expanduser(out))
     if settings.epochs < 1:
         raise KneeError("a pretraining needs epochs", f"epochs={settings.epochs}", "give 1 or more")
     if settings.sides not in ("both", "L", "R"):
@@ -193,9 +194,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     if each * settings.patients < settings.batch_size:
         enough = f"give {math.ceil(settings.batch_size / each)} or more"
         raise KneeError("the patients' knees don't fill a batch", f"patients={settings.patients}", enough)
-    require_folder(out)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
+    require_writable(out)  # drawing takes minutes
     accelerator = Accelerator()
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
@@ -268,7 +269,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         write_atomically(
             out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
         )
-        write_json(out / "pretraining.json", record)
+        write_json(out / "pretraining.json", record, resumes=True)
         for file in (state.checkpoint, state.best_file):
             file.unlink(missing_ok=True)
         return out

@@ -120,7 +120,7 @@ def predict_shared(model, processor, images, prompts, *, mirror=None) -> tuple[n
     mine = range(state.process_index, len(images), state.num_processes)
     # a column of a Dataset decodes what it is asked for: each process only its own images
     own = images[mine.start :: mine.step] if isinstance(images, np.ndarray) else [images[i] for i in mine]
-    turned = None if mirror is None else np.asarray(mirror, bool)[list(mine)]
+    turned = None if mirror is None else np.asarray(mirror)[list(mine)]
     views = torch.tensor(np.stack(predict(model.to(state.device), processor, own, prompts, mirror=turned)))
     both = torch.zeros(2, len(images), views.shape[-1], dtype=torch.float64)
     both[:, list(mine)] = views  # all other rows stay 0, so the sum over the processes holds each image once

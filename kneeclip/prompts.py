@@ -56,6 +56,10 @@ class PromptSet:
         for k, row in enumerate(texts):
             if not row or any(not isinstance(text, str) or not text.strip() for text in row):
                 raise KneeError(f"the prompt of KL{k} is empty", self.name, "describe the grade in a few words")
+            if any(
+                "\ud800" <= letter <= "\udfff" for text in row for letter in text
+            ):  # half of a pair, as in "\\ud83e"
+                raise KneeError(f"the prompt of KL{k} holds a broken character", self.name, "type the text anew")
         flat = [text.strip().lower() for text in self.flat]
         twice = sorted({text for text in flat if flat.count(text) > 1})
         if twice:
@@ -77,7 +81,7 @@ def as_prompts(prompts: PromptSet | str | Sequence) -> PromptSet:
     if isinstance(prompts, PromptSet):
         return prompts
     if isinstance(prompts, str):
-        is_file = prompts not in BUILT_IN and (prompts.endswith(".json") or os.path.isfile(prompts))
+        is_file = prompts not in BUILT_IN and (prompts.endswith(".json") or os.path.isfile(os.path.expanduser(prompts)))
         return read_prompts(prompts) if is_file else get_prompts(prompts)
     if not isinstance(prompts, (list, tuple)):
         raise KneeError("that is no prompt set", type(prompts).__name__, f"give {K} texts, or {K} lists of texts")
@@ -96,8 +100,10 @@ def read_prompts(path: str | os.PathLike) -> PromptSet:
     """
     remedy = f"write a JSON list of {K} texts, or of {K} lists of texts"
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             value = json.load(file)
+    except PermissionError as error:
+        raise KneeError("the prompts can't be read (no permission)", path, "check who may read it") from error
     except (OSError, ValueError, RecursionError) as error:
         raise KneeError("the prompts can't be read", path, remedy) from error
     saved = value if isinstance(value, dict) else {"texts": value}

@@ -6,6 +6,9 @@ and the suite holds the two against each other.
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Iterable
+
 import numpy as np
 
 from kneeclip.errors import KneeError
@@ -21,13 +24,18 @@ def calibration_gap(p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.n
 
 def draw_patients(patients, n: int, n_boot: int, seed: int, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Owner of each row, (N,), and how often each patient is drawn in each resample, (B, P)."""
+    if isinstance(patients, str) or not isinstance(patients, Iterable):
+        raise KneeError("that is no list of patients", type(patients).__name__, "give the id of each image's patient")
     ids = list(patients)
     if len(ids) != n:
         raise KneeError("each image needs one patient", f"{n} images, {len(ids)} patients")
     if any(i is None or i != i or i == "" for i in ids):
         raise KneeError("an image has no patient", remedy="give every row the id of its patient")
-    if n_boot < 0 or not 0 < level < 1:
-        raise KneeError("n_boot can't be negative, and level lies between 0 and 1", f"{n_boot}, {level}")
+    for name, value in (("n_boot", n_boot), ("seed", seed)):
+        if not isinstance(value, numbers.Integral) or value < 0:
+            raise KneeError(f"{name} can't be so", f"{name}={value!r}", "give a whole number from 0")
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise KneeError("the level of an interval lies between 0 and 1", f"level={level!r}", "0.95 is usual")
     names, owner = np.unique([str(i) for i in ids], return_inverse=True)
     count = len(names)
     if count < 2:

@@ -49,7 +49,7 @@ def stored(kind: str, key: object, rows: Callable[[], Iterator[tuple[str, dict]]
         If the cache can't be written.
     """
     digest = hashlib.sha256(json.dumps([_VERSION, key]).encode()).hexdigest()[:20]
-    cache = Path(os.environ.get("KNEECLIP_CACHE") or user_cache_dir("kneeclip")).expanduser()
+    cache = Path(os.path.expanduser(os.environ.get("KNEECLIP_CACHE") or user_cache_dir("kneeclip")))
     folder = cache / f"{kind}-{digest}"
     try:
         if not _whole(folder):

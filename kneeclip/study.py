@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -76,8 +77,9 @@ def run_study(
     Each run is claimed by a lock that the system lifts when its process ends, however it ends.
     Source: ours. Notebook: 05.
     """
-    study, out = read_study(config), Path(out)
-    work = Path(work or "runs/study") / f"{out.resolve().name}-{study.hash}"
+    study, out = read_study(config), Path(os.path.expanduser(out))
+    _own_folder(out)
+    work = Path(os.path.expanduser(work or "runs/study")) / f"{out.resolve().name}-{study.hash}"
     work.mkdir(parents=True, exist_ok=True)
     images = Images(study, data)
     with FileLock(work / "study.lock"):
@@ -132,7 +134,10 @@ class Images:
             self.fold = np.where(self.split == "validation", 0, -1)
         else:
             cut = StratifiedGroupKFold(study.folds, shuffle=True, random_state=FOLD_SEED)
-            self.fold = np.full(len(self.grade), -1)
+            self.fold, most = np.full(len(self.grade), -1), np.bincount(self.grade).max()
+            if (few := min(most, len(set(self.patient)))) < study.folds:  # some of them would be empty
+                culprit = f"folds: {study.folds}, {len(self.grade)} images"
+                raise KneeError("these are too few knees for so many folds", culprit, f"give {few} folds or fewer")
             for i, (_, held_out) in enumerate(cut.split(self.grade, self.grade, self.patient)):
                 self.fold[held_out] = i
 
@@ -172,6 +177,24 @@ class Images:
         told = np.flatnonzero(self.fold >= 0)
         columns = {name: getattr(self, name)[told].tolist() for name in ("patient", "side", "grade", "fold")}
         return {"world": self.world, "digest": digest.hexdigest()[:16], **columns}
+
+
+def _own_folder(out: Path) -> None:
+    """Refuse a folder of somebody else's files: a study's own holds its plan, its settings and its code to begin with.
+
+    Said before the images are decoded.
+    """
+    if not out.is_dir() or (out / "study.json").exists():
+        return
+    plain = (".md", ".py", ".yaml", ".yml")
+    theirs = [
+        path.name
+        for path in sorted(out.iterdir())
+        if path.suffix.lower() not in plain and path.name != "runs" and not path.name.startswith((".", "__"))
+    ]
+    if theirs:
+        remedy = "name a folder that is empty or not there yet with --out, or put CONFIG into a folder of its own"
+        raise KneeError(f"the folder {out} holds other files, and a study writes many of its own", theirs, remedy)
 
 
 def _open(study: Study, images: Images, out: Path) -> None:

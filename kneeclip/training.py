@@ -117,6 +117,9 @@ def train(
     -----
     Notebook: 03.
     """
+    if not isinstance(recipe, Recipe):
+        remedy = "give a Recipe, as preset.recipe is one; Recipe(**settings) makes one of a dict"
+        raise KneeError("that is no recipe", type(recipe).__name__, remedy)
     accelerator = make_accelerator(recipe.precision)
     progress = progress and accelerator.is_main_process
     watch = watch if watch is not None and accelerator.is_main_process else lambda history, steps: None
@@ -139,13 +142,15 @@ def train(
 
 def _fit(accelerator, model, processor, data, tune, prompts, recipe, state, watch, progress) -> None:
     """Every epoch that is still to come; what was learnt stands in `state` afterwards."""
+    state.trained = count_trained(model)
+    if not state.trained:
+        raise KneeError("every weight of the model is frozen", None, "call model.requires_grad_(True)")
     tokens = clip.tokenize(model, processor, prompts).to(accelerator.device)
     grader = Grader(model, prompts.counts)
     # fused: one pass over the weights; under loss scaling it would hide from Accelerate that a step was skipped
     groups, fused = parameter_groups(model, recipe.weight_decay), recipe.precision != "fp16"
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=BETAS, eps=EPS, fused=fused)
     grader, optimizer = accelerator.prepare(grader, optimizer)
-    state.trained = count_trained(model)
     state.resume(model, optimizer)
     per_epoch = math.ceil(len(data.grades) / recipe.batch_size)
     total = per_epoch * recipe.epochs

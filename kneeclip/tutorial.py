@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kneeclip.checkpoints import require_folder, write_atomically
+from kneeclip.checkpoints import require_writable, write_atomically
 from kneeclip.errors import KneeError
 from kneeclip.tables import ARMS_MIME, Table
 
@@ -35,17 +35,17 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
     KneeError
         If there are no notebooks, Jupyter is missing, or a cell fails: the copy up to that cell is kept.
     """
+    notebooks, out = (Path(os.path.expanduser(path)) for path in (notebooks, out))
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise KneeError("there are no notebooks", notebooks, "run this in a clone of the repository")
-    require_folder(out)
     try:
         import nbformat
         from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
         from nbconvert import HTMLExporter
     except ImportError as error:
         raise KneeError("Jupyter is missing", error.name, 'run pip install "kneeclip[notebooks]"') from None
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     pages, rows = [], []
     for number, path in enumerate(paths, 1):
         notebook = nbformat.read(path, as_version=4)

@@ -45,7 +45,8 @@ def put(root, name: str, pixels: np.ndarray) -> str:
 
 
 def kinds(findings) -> dict[str, tuple[str, ...]]:
-    return {finding.kind: finding.files for finding in findings if finding.kind not in ("counts", "tune")}
+    usual = ("counts", "tune", "missing grade")  # of a data set as little as these
+    return {finding.kind: finding.files for finding in findings if finding.kind not in usual}
 
 
 def test_a_sound_data_set(knees, tmp_path):
@@ -54,7 +55,8 @@ def test_a_sound_data_set(knees, tmp_path):
     assert isinstance(report, AuditReport) and report.ok and not kinds(report.warnings) and not kinds(report.notes)
     assert report.counts == {"train": (3, 0, 0, 0, 3), "validation": (0, 0, 2, 0, 0), "test": (0, 2, 0, 0, 0)}
     assert report.patients == {"train": 3, "validation": 1, "test": 1}
-    assert [w.message.split()[0] for w in report.warnings] == ["train", "validation", "test"]  # numbers, not the card's
+    other = [w.message.split()[0] for w in report.warnings if w.kind == "counts"]
+    assert other == ["train", "validation", "test"]  # numbers, not the card's
     assert {p: p.stat().st_mtime_ns for p in knees.rglob("*")} == before
     with zipfile.ZipFile(tmp_path / "knees.zip", "w") as archive:
         for file in knees.rglob("*.png"):
@@ -66,7 +68,7 @@ def test_the_card_compares_equal(monkeypatch, knees):
     monkeypatch.setattr(auditing, "CARD", audit(knees).counts)
     monkeypatch.setattr(auditing, "CARD_PATIENTS", audit(knees).patients)
     report = audit(knees)
-    assert not report.warnings and "data card" not in report.text()
+    assert {w.kind for w in report.warnings} == {"missing grade"} and "data card" not in report.text()
 
 
 def test_errors_are_found_named_and_collected(knees):
@@ -111,6 +113,13 @@ def test_warnings_are_found_and_named(knees):
     report = audit(knees)
     assert report.ok and kinds(report.warnings) == faults
     assert kinds(report.notes) == {"ignored": ()} and "auto_test is no split: its images (1)" in report.text()
+
+
+def test_grades_without_an_image_are_named(knees):
+    for k in (1, 3):
+        put(knees, f"train/{k}/90009{k}0L.png", film(f"grade {k}"))
+    said = [finding.message for finding in audit(knees).warnings if finding.kind == "missing grade"]
+    assert "train holds no image of KL2" in said and "validation holds no image of KL0 and KL1 and KL3 and KL4" in said
 
 
 def test_long_lists_are_cut_in_the_text_alone(knees):

@@ -159,6 +159,10 @@ def notebook(world: World) -> Path:
     return world.file("01_page.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}).parent
 
 
+def nameless(world: World) -> Path:
+    return world.folder("nameless", *(f"{split}/{k}/{split}{k}x.png" for split in ("train", "val") for k in range(5)))
+
+
 FIVE = ["normal", "doubtful", "mild", "moderate", "severe"]
 # fmt: off
 CASES = {
@@ -196,7 +200,8 @@ CASES = {
         (lambda w: ("audit", w.folder("knees", "val/0/9000003L.png")), "train/3/9000003L.png", "audit again"),
     "an empty folder, audited": (lambda w: ("audit", w.folder("empty")), "empty", "audit again"),
     "no train split":
-        (lambda w: w.train(data=w.folder("few", "val/0/9000003L.png")), "only validation", "train folder"),
+        (lambda w: w.train(data=w.folder("few", *(f"val/{k}/900000{k}L.png" for k in range(5)))),
+         "only validation", "train folder"),
     "a split that is not there": (lambda w: w.evaluate(w.clip, "--split", "test"), "test", "train, validation"),
     "a split that nobody has": (lambda w: w.evaluate(w.clip, "--split", "exam"), "exam", "train, validation"),
     "an unreadable image in the folder":
@@ -206,6 +211,10 @@ CASES = {
         (lambda w: w.train(data=w.folder("both", "a/train/0/1L.png", "b/train/0/1L.png")),
          "a, b", "name one of these folders"),
     "sides that nobody has": (lambda w: w.train("--sides", "X"), "sides='X'", "choose both, L or R"),
+    "one side of knees that have none":
+        (lambda w: w.train("--sides", "R", data=nameless(w)), "sides='R'", "end the file names in L or R"),
+    "knees to mirror that have no side":
+        (lambda w: w.train("--arm", "canonical", data=nameless(w)), "train", "end the file names in L or R"),
     # a zip
     "a zip that writes outside":
         (lambda w: w.train(data=w.zip(("../train/0/x.png", "x"))), "../train/0/x.png", "unpack it"),
@@ -237,6 +246,11 @@ CASES = {
     "no such model": (lambda w: w.evaluate("nosuchmodel"), "nosuchmodel", "name a folder with a config.json"),
     "no network":
         (lambda w: w.evaluate("openai/clip-vit-base-patch16"), "openai/clip-vit", "check the name and the network"),
+    "a model folder that is not there":
+        (lambda w: w.evaluate("my models/first run"), "my models/first run", "name a folder with a config.json"),
+    "a model of no hub": (lambda w: w.evaluate("Röntgen/膝"), "neither a folder", "a hub id such as openai/"),
+    "a revision of a model": (lambda w: w.evaluate("org/name@main"), "org/name@main", "a hub id such as openai/"),
+    "a model of a name too long": (lambda w: w.evaluate("x" * 300), "xxx", "a shorter name"),
     "a file for a model": (lambda w: w.evaluate(w.clip / "config.json"), "config.json", "name a folder"),
     "a checkpoint cut short":
         (lambda w: w.evaluate(w.spoilt(w.clip, model_safetensors=lambda b: b[:1000])),
@@ -314,6 +328,21 @@ CASES = {
     "pages over a file":
         (lambda w: ("tutorial", "--notebooks", notebook(w), "--out", w.file("a", "")), "a", "another folder"),
     "numbers over a folder": (lambda w: w.evaluate(w.clip, "--json", w.data), "knees", "name another --json FILE"),
+    "numbers over the run that is to come":
+        (lambda w: w.train("--out", w.place / "rj", "--json", w.place / "rj/run.json"), "rj/run.json", "name another"),
+    "numbers over a run's config":
+        (lambda w: w.train("--out", w.place / "rj", "--json", w.place / "a/../rj/Config.json"),
+         "Config.json", "another --json"),
+    "numbers over a run's weights":
+        (lambda w: w.evaluate(w.run, "--json", w.run / "checkpoint.safetensors"),
+         "checkpoint.safetensors", "another --json"),
+    "a run of a name too long": (lambda w: w.train("--out", w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "numbers of a name too long":
+        (lambda w: w.evaluate(w.clip, "--json", w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "data of a name too long": (lambda w: w.train(data=w.place / ("x" * 300)), "xxx", "a shorter name"),
+    "a pretrained model below a file":
+        (lambda w: ("pretrain", "--out", w.file("a", "") / "p"), "a/p", "choose another folder"),
+    "a study that is not there": (lambda w: ("study", w.place / "none.yaml"), "none.yaml", "name a YAML file"),
     "a figure below a file":
         (lambda w: ("phantom", "--patients", 2, "--out", w.file("a", "") / "f.png"),
          "a/f.png", "choose another folder"),
@@ -408,6 +437,31 @@ def test_a_number_left_by_a_launch_silences_nobody(tiny_folder, tmp_path, monkey
     world = World(tmp_path, tiny_folder, tmp_path, tmp_path)
     assert shell(monkeypatch, world.predict(world.file("9000000L.png", png()), "--json", tmp_path / "n.json")) == 0
     assert "9000000L.png" in capsys.readouterr().out and len(json.loads((tmp_path / "n.json").read_text())) == 1
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tiny_folder, tmp_path, monkeypatch, capsys):
+    """Root may enter every folder, so the system's answer is made up."""
+    real = Path.stat
+
+    def refuse(path, **more):
+        if "noacc" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setenv("KNEECLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Path, "stat", refuse)
+    world, place = World(tmp_path, tiny_folder, tmp_path, tmp_path), tmp_path / "noacc" / "r"
+    for words in (
+        world.train("--out", place),
+        world.train(data=place),
+        world.evaluate(place),
+        world.evaluate(tiny_folder, "--json", place),
+        ("audit", place),
+        ("tutorial", "--notebooks", notebook(world), "--out", place),
+    ):
+        assert shell(monkeypatch, words) == 1
+        err = capsys.readouterr().err
+        assert "Permission denied" in err and "noacc" in err and "--debug" not in err and err.count("\n") == 1, err
 
 
 # --- what must simply work ---------------------------------------------------------------------------------------

@@ -70,4 +70,9 @@ def test_answers_of_another_type_are_told_in_a_sentence(capsys):
     wrongs = {"03": lambda *_: [1, 2], "03-extra": lambda *_: "a half", "05-extra": lambda *_: [[1], [1, 2]]}
     for number, wrong in wrongs.items():
         assert not check(number, wrong)
+    assert not check("02", len) and not check("01", lambda *_: [])
+    said = capsys.readouterr().out
+    assert "function" in said and "returns no number" in said
+    with pytest.raises(KneeError, match="a letter in quotes"):
+        quiz("04-2", 2)
     assert "Traceback" not in capsys.readouterr().out

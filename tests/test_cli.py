@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -88,6 +89,26 @@ def test_notebooks_are_told_of_the_home_folder_by_its_name(monkeypatch, tmp_path
     assert os.environ["KNEECLIP_DATA"] == str((tmp_path / "knees").resolve())
     cli._environment(get_preset("knees", data="kaggle"))
     assert os.environ["KNEECLIP_DATA"] == "kaggle"
+
+
+def test_the_home_folder_is_found_by_its_name_everywhere(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    """A shell leaves the ~ of --out=~/run as it is, and Python code has no shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    (tmp_path / "mine.json").write_text(json.dumps(["normal", "doubtful", "mild", "moderate", "severe"]))
+    words = ("--data", "~/knees", "--prompts", "~/mine.json", "--epochs", 1, "--json=~/n.json", "--out=~/run")
+    assert run(monkeypatch, capsys, "train", "--model", tiny_folder, *words)[0] == 0
+    assert (tmp_path / "run" / "run.json").exists() and (tmp_path / "n.json").exists()
+    film = next((folder / "val").rglob("*.png")).relative_to(tmp_path)
+    assert run(monkeypatch, capsys, "predict", f"~/{film}", "--model", "~/run")[0] == 0
+    assert run(monkeypatch, capsys, "phantom", "--patients", 3, "--out=~/f.png")[0] == 0
+    (tmp_path / "config.yaml").write_text("nonsense: 1", encoding="utf-8")
+    for command in (("study", "~/config.yaml"), ("report", "~/run"), ("tutorial", "--notebooks", "~/run")):
+        code, _, err = run(monkeypatch, capsys, *command)
+        assert code == 1 and ("no such setting" in err or "no study" in err or f"{tmp_path}" in err), err
+    assert not list((tmp_path / "cwd").iterdir())
 
 
 def test_a_canonical_run_mirrors_left_knees_when_it_is_judged(monkeypatch, capsys, folder, tiny_folder, tmp_path):
@@ -194,6 +215,15 @@ def test_numbers_replace_nothing_that_a_user_wants_to_keep(monkeypatch, capsys, 
         before = target.read_bytes()
         code, _, err = run(monkeypatch, capsys, *words, "--json", target)
         assert code == 1 and "--json names a file" in err and target.read_bytes() == before
+
+
+def test_numbers_may_lie_in_the_run_and_be_written_again(monkeypatch, capsys, folder, tiny_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    for _ in range(2):
+        words = ("evaluate", model, "--data", folder, "--json", model / "metrics.json")
+        assert run(monkeypatch, capsys, *words)[0] == 0
+    assert json.loads((model / "metrics.json").read_text())["n"] == 12
 
 
 def test_the_help_lists_every_command():

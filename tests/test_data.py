@@ -20,8 +20,11 @@ from PIL import Image
 import kneeclip.data as data
 import kneeclip.films as films
 import kneeclip.store as store
-from kneeclip.errors import KneeError
+from kneeclip import auditing
+from kneeclip.errors import KneeError, KneeWarning
+from kneeclip.presets import get_preset
 
+pytestmark = pytest.mark.filterwarnings("ignore:the data lack grades")  # these few images do
 NAMES = {  # patient 9000006 is of tune by its hash
     "train/0": ["9000099L", "9000099R", "9000006L"],
     "train/4": ["9000006R", "9000296L", "9000296R"],
@@ -101,6 +104,20 @@ def test_rows_of_the_public_layout(tmp_path):
     assert np.array_equal(np.asarray(row["image"]), np.asarray(knee("9000099L")))
 
 
+def test_a_folder_unpacked_in_part_is_told_of(tmp_path):
+    whole = {f"{split}/{k}": [f"9{i}0000{k}L"] for i, split in enumerate(("train", "val")) for k in range(5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.load_knees(make_folder(tmp_path / "whole", whole))  # without test: it is opened once, at the end
+    part = {folder: stems for folder, stems in whole.items() if folder not in ("train/3", "train/4")}
+    (tmp_path / "part" / "train" / "4").mkdir(parents=True)  # a folder without an image is as bad
+    with pytest.warns(KneeWarning, match=r"lack .*\(train without KL3 KL4\)"):
+        data.load_knees(make_folder(tmp_path / "part", part))
+    with pytest.warns(KneeWarning, match=r"\(train without KL3 KL4, no validation\)"):
+        shutil.rmtree(tmp_path / "part" / "val")
+        data.load_knees(tmp_path / "part")
+
+
 def test_nested_mixed_case_and_auto_test(tmp_path):
     root = make_folder(tmp_path / "download" / "kneeKL224")
     (root / "train").rename(root / "Train")
@@ -120,6 +137,19 @@ def test_any_subset_of_splits(tmp_path):
     assert list(knees) == ["validation"]
     assert data.require_split(knees, "val") is data.require_split(knees, "validation")
     refusal(lambda: data.require_split(knees, "train"), "train", "validation")
+
+
+def test_val_is_a_name_of_whatever_is_made_of_the_knees(tmp_path):
+    knees = data.load_knees(make_folder(tmp_path / "knees"))
+    for made in (
+        knees.filter(lambda row: row["side"] == "L"),
+        knees.map(lambda row: {"severe": row["grade"] > 2}),
+        knees.select_columns(["grade"]).shuffle(seed=1),
+        knees.remove_columns("side").rename_column("grade", "kl").with_format("numpy"),
+    ):
+        assert "val" in made and made["val"] is made["validation"] and set(made) == set(knees)
+    with pytest.raises(KeyError, match="no split 'exam' among .*train.*validation"):
+        knees["exam"]
 
 
 def test_zip_gives_the_same_rows(tmp_path):
@@ -202,6 +232,7 @@ def test_second_load_decodes_nothing(tmp_path, cache, monkeypatch, capfd):
     before = snapshot(root)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "the data lack grades")
         data.load_knees(root)
         built = snapshot(cache)
         monkeypatch.setattr(data, "decode", None)
@@ -220,6 +251,14 @@ def test_changed_file_is_read_again(tmp_path, cache):
     changed = data.load_knees(root)["train"][0]["image"]
     assert np.array_equal(np.asarray(changed), np.asarray(knee("another")))
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_folder_of_equal_names_sizes_and_times_is_another(tmp_path, cache):
+    for name in ("first", "second"):
+        root = make_folder(tmp_path / name, {"train/0": []})
+        knee(name).save(root / "train/0/9000099L.bmp")
+        os.utime(root / "train/0/9000099L.bmp", (1, 1))
+        assert np.array_equal(np.asarray(data.load_knees(root)["train"][0]["image"]), np.asarray(knee(name)))
 
 
 def test_moved_folder_keeps_its_store(tmp_path, cache):
@@ -265,7 +304,9 @@ def test_interrupted_build_leaves_nothing(tmp_path, cache, monkeypatch):
 
 
 def test_two_processes_build_at_once(tmp_path, cache):
-    root = make_folder(tmp_path / "knees", {"train/0": [f"{9000000 + i}L" for i in range(300)]})
+    whole = {f"train/{k}": [f"{9000000 + 50 * k + i}L" for i in range(50)] for k in range(5)}
+    whole |= {f"val/{k}": [f"{9500000 + 10 * k + i}L" for i in range(10)] for k in range(5)}
+    root = make_folder(tmp_path / "knees", whole)
     code = "import sys, kneeclip.data as d; k = d.load_knees(sys.argv[1]); print(sum(len(s) for s in k.values()))"
     both = [subprocess.Popen([sys.executable, "-c", code, root], stdout=-1, stderr=-1, text=True) for _ in "12"]
     assert [p.communicate() for p in both] == [("300\n", "")] * 2
@@ -308,6 +349,9 @@ def test_disk_full(tmp_path, cache, monkeypatch):
 def test_bad_sources(tmp_path):
     refusal(lambda: data.load_knees(tmp_path / "nowhere"), "nowhere", "no such folder")
     refusal(lambda: data.load_knees(""), "nobody has said")
+    refusal(lambda: data.load_knees(None), "names no data (NoneType)", "a folder, a zip")
+    refusal(lambda: data.load_knees(get_preset("phantom")), "Preset", "preset.data")
+    assert "preset.data" in auditing.audit(None).errors[0].message
     (tmp_path / "empty").mkdir()
     refusal(lambda: data.load_knees(tmp_path / "empty"), "no image", "train, val or test")
     make_folder(tmp_path / "flat", {"0": ["9000099L"], "1": ["9000099R"]})

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
 
 from kneeclip import evaluation as ev
@@ -362,3 +363,22 @@ def test_inputs_that_cannot_be_scored():
 def test_the_smallest_probabilities_are_not_cut_off():
     z, z_flip = np.array([[0.0, -150.0]]), np.array([[-120.0, 0.0]])
     assert np.allclose(ev.flip_average(_softmax(z), _softmax(z_flip)), _softmax((z + z_flip) / 2), atol=1e-12)
+
+
+@pytest.mark.parametrize("change, word", [
+    ({"seed": -1}, "seed=-1"), ({"seed": "a"}, "seed='a'"), ({"patients": None}, "NoneType"),
+    ({"patients": "0123"}, "no list of patients"), ({"level": "95"}, "level"), ({"n_boot": 1.5}, "n_boot=1.5"),
+    ({"p": torch.full((4, 5), 0.2, requires_grad=True)}, "detach"),
+    ({"flipped": torch.full((4, 5), 0.2, dtype=torch.bfloat16)}, "float"),
+    ({"p": [["a"] * 5] * 4}, "no numbers"), ({"grades": torch.ones(4, dtype=torch.bfloat16)}, "no numbers"),
+])  # fmt: skip
+def test_what_can_not_be_evaluated_is_said(change, word):
+    given = {"p": np.full((4, 5), 0.2), "grades": [0, 1, 2, 3], "patients": list("aabb")} | change
+    with pytest.raises(KneeError, match=word):
+        ev.evaluate(**given)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0] * 4, [1, 1, 1, math.nan], [1, 1, 1, -1], "abcd"])
+def test_weights_of_a_temperature_that_weigh_nothing(weights):
+    with pytest.raises(KneeError, match="4 numbers|no numbers"):
+        ev.fit_temperature(np.full((4, 5), 0.2), [0, 1, 2, 3], weights)

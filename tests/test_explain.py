@@ -150,3 +150,14 @@ def test_the_two_baselines(bundled, regions, drawn):
     )
     assert trained["auc"]["ci"][0] > random["auc"]["ci"][1]
     assert explain.scores(constant, regions, drawn.patients)["auc"]["value"] > 0.9
+
+
+def test_a_grade_and_a_batch_are_whole_numbers(tiny):
+    films = [np.full((28, 28), 90, np.uint8)] * 2
+    for more, word in (
+        ({"grade": 1.5}, "grade=1.5"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 2.5}, "2.5"),
+    ):
+        with pytest.raises(KneeError, match=word):
+            explain.relevance(*tiny, films, "criteria", **more)

@@ -168,3 +168,10 @@ def test_one_value_an_image_averages_to_the_mean():
 def test_what_does_not_fit_is_said_in_a_sentence(call, word):
     with pytest.raises(KneeError, match=word):
         call(torch.zeros(2, 5), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("weight", ["1", None, math.inf, math.nan, -1])
+def test_a_weight_that_is_no_number_from_0(weight):
+    z = torch.zeros(2, 5)
+    with pytest.raises(KneeError, match="weight=.*give a number from 0"):
+        clip_koa_loss(z, z, torch.zeros(2, dtype=torch.long), weight=weight)

@@ -293,3 +293,28 @@ def test_mixed_precision_stops_before_the_cosines(tiny, images):
     assert X.dtype == T.dtype == S.dtype == torch.float32 and double.dtype == torch.float64
     torch.testing.assert_close(S, X @ T.t())
     assert (S.bfloat16().float() != S).float().mean() > 0.9  # it is no rounded bfloat16
+
+
+def test_mirror_is_booleans_and_a_batch_a_whole_number(tiny, images):
+    for word in ("R", 1):
+        with pytest.raises(KneeError, match='side == "L" for side in sides'):
+            predict(*tiny, images, "criteria", mirror=[word] * len(images))
+    with pytest.raises(KneeError, match="a whole number from 1"):
+        predict(*tiny, images, "criteria", batch_size=1.5)
+
+
+def test_probabilities_that_are_none_are_refused(tiny, images):
+    model, processor = tiny
+    model.half()
+    with torch.no_grad():
+        model.logit_scale.fill_(12.0)  # exp(12) is beyond float16
+    with pytest.raises(KneeError, match=r"float16.*call model.float\(\)"):
+        predict(model, processor, images, "criteria")
+
+
+def test_grey_levels_are_no_input_of_the_tower(tiny, images):
+    model, processor = tiny
+    grey = preprocess(processor, images)
+    for pixels in (grey, torch.from_numpy(grey), torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)):
+        with pytest.raises(KneeError, match=r"give to_pixel_values"):
+            encode_images(model, pixels)

@@ -340,3 +340,12 @@ def test_statistics_of_one_grade_are_json():
     told = ph.cohort_statistics(knees)
     json.dumps(told, allow_nan=False)
     assert told["same_grade"] == 1 and told["pair_qwk"] is None
+
+
+@pytest.mark.parametrize(
+    "given, word",
+    [({"seed": "a"}, "seed='a'"), ({"n_patients": 1.5}, "n_patients=1.5"), ({"size": 20_000_000}, "2048")],
+)
+def test_a_cohort_that_can_not_be_drawn(given, word):
+    with pytest.raises(KneeError, match=word):
+        ph.make_phantoms(**({"n_patients": 2, "seed": 1, "size": 32} | given))

@@ -48,8 +48,8 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
 
 def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
-    both = pretrain._cohort(tiny_settings)
-    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"))
+    both = pretrain._cohort(tiny_settings, torch.device("cpu"))
+    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"), torch.device("cpu"))
     kept = both.sides == "R"
     assert len(right) == len(both) / 2 == kept.sum() and set(right.sides) == {"R"}
     assert (right.images == both.images[kept]).all()
@@ -92,3 +92,10 @@ def test_phantom_clip_grades_phantoms_it_has_not_seen():
     nonsense, _ = predict(model, processor, knees.images, "nonsense")
     assert evaluate(nonsense, knees.grades, knees.patients, n_boot=0)["qwk"] < report["qwk"]
     assert np.allclose(p.sum(1), 1)
+
+
+def test_a_folder_that_can_not_be_written_is_refused_before_the_drawing(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "_cohort", lambda *_: pytest.fail("it drew first"))
+    (tmp_path / "file").touch()
+    with pytest.raises(KneeError, match="can't be written .*file/p.*--out"):
+        pretrain.pretrain(tmp_path / "file" / "p", tiny_settings, progress=False)

@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -72,3 +73,12 @@ def test_other_scripts_have_tokens(tiny):
 def test_an_unknown_set_names_those_that_exist():
     with pytest.raises(KneeError, match="names, paper, criteria, ensemble, nonsense"):
         get_prompts("papers")
+
+
+def test_half_a_character_is_refused(tmp_path):
+    texts = ["normal", "doubtful", "mild", "moderate", "\ud83e"]
+    with pytest.raises(KneeError, match="KL4 holds a broken character"):
+        as_prompts(texts)
+    (tmp_path / "p.json").write_text(json.dumps(texts), encoding="utf-8")
+    with pytest.raises(KneeError, match="KL4 holds a broken character .*p.json"):
+        as_prompts(str(tmp_path / "p.json"))

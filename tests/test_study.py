@@ -1,5 +1,6 @@
 """Studies: runs that are never done twice, at matched views, and a report that says what its files say."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -262,7 +263,7 @@ def test_the_largest_full_table_of_an_unfinished_study():
 
 def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
     for changes, what in (
-        ({"split": "test"}, "opened once"),
+        ({"split": "test"}, "opened once.*config.yaml.*leave the line away"),
         ({"data": "kaggle"}, "phantom or real"),
         ({"folds": 5}, "folds"),
         ({"grid": {"arms": ["clipp"]}}, "clipp.*choose among clip"),
@@ -283,16 +284,35 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
         ({"grid": []}, "grid is empty"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [-1]}, "seeds: .-1."),
-        ({"recipe": {"lr": "1e-4"}}, "lr.*give a number"),
+        ({"recipe": {"lr": "1e-4"}}, "lr.*config.yaml.*give a number.*1.0e-3"),
         ({"seeds": [[0]]}, "seeds"),
         ({"grid": {"arms": [["clip"]]}}, "can't be understood"),
     ):
         with pytest.raises(KneeError, match=what):
             run_study(write(tmp_path, settings(tiny_folder, **changes)), tmp_path / "o", work=tmp_path / "w")
+    with pytest.raises(KneeError, match="no such file of settings.*none.yaml.*name a YAML file"):
+        read_study(tmp_path / "none.yaml")
+    with pytest.raises(KneeError, match="can't be read .*: name a YAML file"):
+        read_study(tmp_path)  # a folder
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(KneeError, match="can't be read"):
         read_study(tmp_path / "config.yaml")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_study_keeps_out_of_a_folder_of_other_files(tiny_folder, tmp_path, monkeypatch):
+    config = write(tmp_path / "mine", settings(tiny_folder))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "tax.ods").write_bytes(b"1")
+    with pytest.raises(KneeError, match=r"holds other files.*\(tax.ods\).*--out"):
+        run_study(config, tmp_path / "home", work=tmp_path / "w")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["tax.ods"] and not (tmp_path / "w").exists()
+    for name in ("PLAN.md", "by_split.py", ".DS_Store"):
+        (tmp_path / "mine" / name).touch()
+    (tmp_path / "mine" / "runs").mkdir()
+    assert run_study(config, tmp_path / "mine", work=tmp_path / "w", limit=0, say=lambda line: None) == 0
+    (tmp_path / "mine" / "report.json").touch()  # once it is a study's folder, whatever its reports write
+    assert run_study(config, tmp_path / "mine", work=tmp_path / "w", limit=0, say=lambda line: None) == 0
 
 
 def test_variants_forms_and_weights_only_where_they_mean_something():
@@ -330,6 +350,8 @@ def test_folds_keep_patients_apart_and_never_see_the_test_split(real_layout, tin
         "question": {"contrasts": [["clip_koa both sides 100 %", "clip both sides 100 %"]]},
     })  # fmt: skip
     study = read_study(config)
+    with pytest.raises(KneeError, match="folds: 60, 80 images.*: give 1"):
+        Images(dataclasses.replace(study, folds=60), str(real_layout))
     images = Images(study, str(real_layout))
     assert len(images.grade) == 80 and "9999999" not in images.patient
     told = []

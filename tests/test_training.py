@@ -1,6 +1,7 @@
 """Training: every arm learns, a killed run ends in the same bits, and what does not fit is said."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -17,12 +18,13 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from kneeclip import training
 from kneeclip.batches import epoch_batches, epoch_plan, load_resident, make_views
 from kneeclip.cards import environment
-from kneeclip.checkpoints import fingerprint, load_state, save_state
+from kneeclip.checkpoints import fingerprint, load_state, read_json, require_state, save_state
 from kneeclip.data import load_knees
 from kneeclip.errors import KneeError
 from kneeclip.losses import clip_koa_loss
 from kneeclip.model import load_clip, predict
-from kneeclip.presets import ARMS, Recipe
+from kneeclip.presets import ARMS, Recipe, get_preset
+from kneeclip.prompts import read_prompts
 from kneeclip.training import arm_losses, learning_rate, train
 
 
@@ -243,6 +245,7 @@ def test_the_run_is_a_plain_transformers_folder(tiny, arrays, recipe, tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["recipe"] == dataclasses.asdict(run.recipe) and record["temperature"] == run.temperature
     card = (tmp_path / "run" / "README.md").read_text()
+    assert 'hypothesis_template="{}"' in card
     assert "never for diagnosis" in card and "clip_koa" in card and "with the texts of `prompts.json`" in card
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["step"] for row in history["epochs"]] == [3, 6] and len(history["steps"]) == 6
@@ -397,6 +400,15 @@ def test_fp16_without_a_gpu_is_refused_not_ignored(tiny, arrays, recipe):
         train(*tiny, arrays, "criteria", dataclasses.replace(recipe, precision="fp16"))
 
 
+def test_a_recipe_is_a_recipe_and_a_frozen_model_learns_nothing(tiny, arrays, recipe):
+    for wrong in (get_preset("phantom"), dataclasses.asdict(recipe), None):
+        with pytest.raises(KneeError, match="no recipe.*preset.recipe"):
+            train(*tiny, arrays, "criteria", wrong)
+    tiny[0].requires_grad_(False)
+    with pytest.raises(KneeError, match=r"frozen: call model.requires_grad_\(True\)"):
+        train(*tiny, arrays, "criteria", recipe)
+
+
 def test_another_run_in_the_folder_is_refused(tiny_folder, arrays, recipe, tmp_path):
     train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
@@ -516,6 +528,45 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(KneeError, match="damaged.*checkpoint.safetensors"):
         load_state(path)
+    path.write_bytes(b"")
+    with pytest.raises(KneeError, match="damaged.*checkpoint.safetensors"):
+        load_state(path)
+
+
+def test_a_file_that_may_not_be_read_is_no_damaged_one(tmp_path, monkeypatch):
+    """Nobody is told to delete a run that is whole. (Root may read everything, so the system's answer is made up.)"""
+
+    def refuse(path, *args, **more):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    save_state(tmp_path / "best.safetensors", {"a": torch.ones(3)}, {"step": 1})
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)
+    for read in (
+        lambda: load_state(tmp_path / "best.safetensors"),
+        lambda: require_state(tmp_path / "best.safetensors"),
+        lambda: read_json(tmp_path / "run.json", "delete it"),
+        lambda: read_prompts(tmp_path / "run.json"),
+    ):
+        with pytest.raises(KneeError, match="can't be read .*ermission.*: check who may read it"):
+            read()
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_the_best_weights_are_looked_at_before_the_run_goes_on(
+    harm, tiny_folder, arrays, recipe, tmp_path, monkeypatch
+):
+    def stop(history, steps):
+        if history:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path, watch=stop)
+    harm(tmp_path / "best.safetensors")
+    monkeypatch.setattr(training, "_step", lambda *args: pytest.fail("it trained first"))
+    with pytest.raises(KneeError, match="damaged .*best.safetensors.*: delete"):
+        train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path)
 
 
 def test_a_second_training_is_kept_out_of_the_folder_and_the_lock_goes_with_the_first(tiny, arrays, recipe, tmp_path):

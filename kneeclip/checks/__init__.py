@@ -35,6 +35,9 @@ def quiz(question: str, answer: str = "") -> None:
     if question not in QUESTIONS:
         raise KneeError("there is no question of that number", question, f"choose one of {', '.join(QUESTIONS)}")
     asked = QUESTIONS[question]
+    if not isinstance(answer, str):
+        remedy = f'answer with a letter in quotes: "{min(asked.reasons)}"'
+        raise KneeError("that is none of the choices", repr(answer), remedy)
     letter = answer.strip().lower()
     if not letter:
         return

@@ -40,6 +40,8 @@ def called(function: Callable, *args):
 def as_number(value) -> float:
     """The answer as one number; anything else is told in a sentence."""
     numbers = as_numbers(value)
+    if numbers.numel() == 0:
+        raise KneeError("your function returns no number", f"shape {tuple(numbers.shape)}", "return one")
     if numbers.numel() != 1:
         raise KneeError("your function returns several numbers", f"shape {tuple(numbers.shape)}", "return one")
     return numbers.item()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from kneeclip.checks.asking import Open, Question, called
-from kneeclip.prompts import PromptSet, as_prompts
+from kneeclip.prompts import as_prompts
 
 QUESTIONS = {
     "02-1": Question(
@@ -79,7 +79,9 @@ FINDINGS = (
 
 
 def own_prompts(texts) -> str | None:
-    if not isinstance(texts, PromptSet) and (not texts or any(text in ("", ...) for text in texts)):
+    if texts is None or texts is ... or isinstance(texts, (str, list, tuple)) and not texts:
+        raise Open
+    if isinstance(texts, (list, tuple)) and any(text is ... or text == "" for text in texts):
         raise Open
     prompts = as_prompts(texts)
     for k, row in enumerate(prompts.texts):

@@ -4,14 +4,15 @@ Makes knee-clip, the small CLIP for real knees that comes with the package, in t
 224 px on phantoms; convolutional teachers on the real train images (`teacher.py`); then that CLIP learns to say what
 the teachers say, on both views of every image. `tune` is looked at, says which teachers teach and sets the
 temperature; validation and test are decoded with the rest and never graded. The same command goes on after a kill.
-It takes a GPU 10 minutes, and two cores days. ``--only start``, ``--only teacher-0`` … make one part, so that several
-processes can share a work folder.
+On an H200 it took 12 minutes, its parts side by side (``--only start``, ``--only teacher-0`` … make one, so that
+several processes can share a work folder); two cores would need days (estimated).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
 from sklearn.metrics import log_loss
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
@@ -29,7 +31,7 @@ import kneeclip as kc
 from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
 from kneeclip.checkpoints import write_atomically, write_json
-from kneeclip.evaluation import fit_temperature
+from kneeclip.evaluation import fit_temperature, flip_average
 from kneeclip.pretrain import Pretraining, pretrain
 from kneeclip.prompts import as_prompts
 from kneeclip.tower import run_layer
@@ -121,10 +123,10 @@ def disguised(films: torch.Tensor, size: int) -> torch.Tensor:
     """Films (N, H, W) uint8 -> (N, S, S) in 0 to 1, warped and exposed anew."""
     u = teaching.chance(len(films), films.device)
     x = teaching.warped(films, size, size / films.shape[-1], u)[:, 0]
-    x = x.clamp(1e-4, 1) ** torch.exp(0.35 * u[:, 5])[:, None, None]
+    x = teaching.exposed(x, u)
     mean = x.mean((1, 2), keepdim=True)
     x = (x - mean) * (1 + 0.2 * u[:, 6])[:, None, None] + mean + 0.06 * u[:, 7][:, None, None]
-    return torch.where(u[:, 9, None, None] > 0.94, 1 - x, x).clamp(0, 1)
+    return x.clamp(0, 1)
 
 
 @torch.no_grad()
@@ -210,8 +212,13 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
 def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teachers, start_settings, device) -> None:
     torch.backends.cudnn.benchmark = True  # the sizes are always the same
     start, begun = work / "start", time.perf_counter()
-    if only in (None, "start") and not (start / "pretraining.json").exists():
-        pretrain(start, start_settings)
+    record, asked_of_start = start / "pretraining.json", json.loads(json.dumps(asdict(start_settings)))
+    if only in (None, "start"):
+        if not record.exists():
+            pretrain(start, start_settings)
+        phantoms = json.loads(record.read_text(encoding="utf-8"))
+        if phantoms["settings"] != asked_of_start:
+            raise kc.KneeError("the folder holds a start of other settings", record, "name another --work")
     if only == "start":
         return
     knees = kc.load_knees(data)
@@ -244,10 +251,9 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
         return
     teach = [trained(t) for t in teachers]
     loss = [stores[f"teacher-{t.seed}"].history[-1]["tempered_loss"] for t in teachers]
-    near = [t for t, value in zip(teach, loss, strict=True) if value <= min(loss) + NEAR]
-    asked = [t.seed for t, value in zip(teachers, loss, strict=True) if value <= min(loss) + NEAR]
+    asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
     print("teachers", asked, flush=True)
-    told = {"teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
+    told = {"start": asked_of_start, "teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
     stores["student"] = Store(work, "student", told | data_of, s.every)
     pixels: list = []
 
@@ -256,8 +262,9 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
             pixels.append(clip.preprocess(processor, tune["image"]))
         note("student", epoch, losses, *kc.predict(model, processor, pixels[0], s.prompts))
 
+    near = [teach[i] for i in asked]
     model, processor = train_student(start, near, films.to(device), grades, s, stores["student"], look)
-    history = {name: store.history for name, store in stores.items()}
+    history = {"start": phantoms["history"]} | {name: store.history for name, store in stores.items()}
     ship(model.cpu(), processor, train, tune, out, {"recipe": told | {"arm": "distilled"}, "history": history}, s)
 
 
@@ -301,12 +308,9 @@ def card(model: CLIPModel, s: Settings) -> str:
 
 def _tempered(p, p_flip, grades) -> float:
     """The flip-averaged cross-entropy on `tune` once a temperature has been fitted: for choosing, not for reporting."""
-    z = (np.log(p.clip(1e-12)) + np.log(p_flip.clip(1e-12))) / 2
-    grades, best = np.array(grades), []
-    for temperature in np.arange(0.4, 1.6, 0.05):
-        q = np.exp(z / temperature - (z / temperature).max(1, keepdims=True))
-        best.append(log_loss(grades, q / q.sum(1, keepdims=True), labels=range(5)))
-    return float(min(best))
+    averaged = flip_average(p, p_flip)
+    z = np.log(averaged.clip(1e-12)) / fit_temperature(averaged, grades)
+    return float(log_loss(grades, softmax(z, axis=1), labels=range(5)))
 
 
 def _mirrored(films: torch.Tensor, rows) -> torch.Tensor:
@@ -320,7 +324,7 @@ if __name__ == "__main__":
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("--work", type=Path, default=Path("runs/knee-clip"), help="for what a killed run needs")
     parser.add_argument("--out", type=Path, default=Path("kneeclip/assets/knee-clip"))
-    parser.add_argument("--only", help="make this part and stop: start, teacher-0, teacher-1, …")
+    parser.add_argument("--only", choices=["start", *(f"teacher-{t.seed}" for t in TEACHERS)], help="make it and stop")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the student")
     parser.add_argument("--teacher-epochs", type=int, default=teaching.Settings.epochs)
     parser.add_argument("--patients", type=int, default=START.patients, help="phantom patients of the start")
