@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -123,29 +123,30 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     Raises
     ------
     KneeError
-        If the file is damaged or something else.
+        If the file can't be read, is damaged or something else.
     """
-    try:
-        with open(path, "rb"), safe_open(path, "pt") as file:  # Python's open says why a file can't be read
-            meta = json.loads(file.metadata()["meta"])
-            if not isinstance(meta, dict):
-                raise TypeError(type(meta).__name__)
-            # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
-    except OSError as error:
-        raise _unread(error, path, DAMAGED) from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
+    with _opened(path) as file:
+        meta = json.loads(file.metadata()["meta"])
+        if not isinstance(meta, dict):
+            raise TypeError(type(meta).__name__)
+        # clones: the tensors would keep the file mapped, and Windows replaces no mapped file
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
 
 
 def require_state(path: Path) -> None:
     """As `load_state`, of the header alone: it says how long the file has to be."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path):
     try:
-        with open(path, "rb"), safe_open(path, "pt") as file:
-            file.keys()
+        with open(path, "rb"), safe_open(path, "pt") as file:  # Python's open says why a file can't be read
+            yield file
     except OSError as error:
         raise _unread(error, path, DAMAGED) from error
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise KneeError("the checkpoint is missing or damaged", path, DAMAGED) from error
 
 

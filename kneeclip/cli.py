@@ -301,16 +301,13 @@ def main() -> None:
     except KeyboardInterrupt:
         processes.complain("kneeclip: stopped; the same command goes on where a training run was.")
         sys.exit(130)
-    except OSError as error:
-        if debug:
-            raise
-        processes.complain(f"kneeclip: {_of_the_system(error)}")
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a sentence
         if debug:
             raise
         text = " ".join(str(error).split())[:200]
-        processes.complain(f"kneeclip: {type(error).__name__}: {text} (--debug shows where).")
+        refused = isinstance(error, OSError) and error.errno is not None  # errors of HTTP are OSErrors without one
+        told = _of_the_system(error) if refused else f"{type(error).__name__}: {text} (--debug shows where)."
+        processes.complain(f"kneeclip: {told}")
         sys.exit(1)
     finally:
         processes.part()

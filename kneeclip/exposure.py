@@ -115,7 +115,7 @@ def reexposed(films: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     u = (torch.rand(n, 8, generator=g) * 2 - 1).to(films.device)[..., None, None]
     if films.device.type == "cuda":  # a number for every pixel, drawn on the CPU, would be all that a GPU waits for
         g = torch.Generator(films.device).manual_seed(int(torch.randint(2**31, (), generator=g)))
-    grain = torch.randn(n, size, size, generator=g, device=films.device)
+    grain = torch.randn(n, size, size, generator=g, device=g.device).to(films.device)
     x = films.float() / 255
     soft = x[:, None]
     for _ in range(2):

@@ -25,7 +25,7 @@ def read_results(out: str | Path) -> tuple[Study, dict, dict[Planned, dict]]:
     Raises
     ------
     KneeError
-        If there is no study there, or a file of it is damaged.
+        If there is no study there, or a file of it is damaged or can't be read.
     """
     path = Path(out) / "study.json"
     if not path.exists():
@@ -35,7 +35,9 @@ def read_results(out: str | Path) -> tuple[Study, dict, dict[Planned, dict]]:
         settings, images = record["settings"], record["images"]
         if len({len(images[name]) for name in ("patient", "side", "grade", "fold")}) != 1 or not images["world"]:
             raise ValueError("columns of different lengths")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise _unread(error, path) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise KneeError("the study's record is damaged", path, "restore it") from error
     study = parse_study(settings)
     records = finished_runs(study, Path(out))
@@ -52,7 +54,7 @@ def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
     Raises
     ------
     KneeError
-        If one is damaged, or was made with other settings.
+        If one is damaged or can't be read, or was made with other settings.
     """
     records = {}
     for run in study.runs:
@@ -63,11 +65,18 @@ def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
             records[run] = json.loads(path.read_text(encoding="utf-8"))
             config = records[run]["config"]
             _check(records[run])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise _unread(error, path) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KneeError(*_damaged(path)) from error
         if config != study.hash:
             raise KneeError("a run was made with other settings", path, "move it away, and the study makes it again")
     return records
+
+
+def _unread(error: OSError, path: Path) -> KneeError:
+    """A file that is whole and may not be read is no damaged one."""
+    return KneeError(f"a study's file can't be read ({error.strerror or error})", path, "check who may read it")
 
 
 def _damaged(path: Path) -> tuple:

@@ -85,7 +85,7 @@ class Recipe:
             number = ok and kind in ("int", "float")
             plain = value if isinstance(value, int) or not number else float(value)  # an int may be too large for float
             ok = ok and (not number or -1e300 < plain < 1e300)  # neither infinite nor NaN
-            text = kind == "float" and isinstance(value, str) and "e" in value.lower()
+            text = kind == "float" and isinstance(value, str) and value[:1].isdigit() and "e" in value.lower()
             hint = "; YAML takes 1e-3 for a text, and 1.0e-3 for a number" if text else ""
             check(ok or (value is None and kind != field.type), field.name, f"give {asked}{hint}")
             if number and type(value) not in (int, float):  # as JSON holds numbers

@@ -157,8 +157,8 @@ class _Heads(torch.nn.Module):
     def __init__(self, anatomy, settings: Pretraining):
         super().__init__()
         size, patch = settings.image_size, settings.patch_size
-        # 4096 knees at a time: the masks of all of them at full size would be gigabytes
-        pieces = [masks(anatomy[i : i + 4096], size=size) for i in range(0, len(anatomy), 4096)]
+        # 512 knees at a time: the masks of all of them at full size would be gigabytes
+        pieces = [masks(anatomy[i : i + 512], size=size) for i in range(0, len(anatomy), 512)]
         covered = [F.avg_pool2d(torch.stack(list(m.values()), 1).float(), patch) for m in pieces]
         covered = torch.cat(covered).flatten(2).transpose(1, 2)  # (N, P, structures), shares of a patch
         values = torch.stack([getattr(anatomy, name) for name in ANATOMY], 1)  # (N, A)
@@ -200,7 +200,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     accelerator = Accelerator()
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
-    knees = _cohort(settings, accelerator.device)
+    # many knees at 224 px take a CPU minutes; nobody has tried to draw on another accelerator
+    where = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
+    knees = _cohort(settings, where)
     watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
     corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
     corpus += [text for prompts in BUILT_IN.values() for text in prompts.flat] * 20
@@ -209,13 +211,13 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     model.to(accelerator.device).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
-        heads = _Heads(knees.anatomy.to(accelerator.device), settings).to(accelerator.device)
+        heads = _Heads(knees.anatomy.to(where), settings).to(accelerator.device)
     learnt = torch.nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, eps=EPS)
     images = torch.from_numpy(knees.images).to(accelerator.device)
-    on_card = accelerator.device.type == "cuda"
-    mixed = torch.autocast("cuda", torch.bfloat16) if on_card else nullcontext()  # the towers alone, as in training
+    quick = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    mixed = torch.autocast("cuda", torch.bfloat16) if quick else nullcontext()  # the towers alone, as in training
     with RunState(out, "none", accelerator) as state:
         state.open(f"{settings}")
         state.resume(learnt, optimizer)
@@ -266,9 +268,8 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         learnt.load_state_dict(load_state(state.best_file)[0])
         clip.save_clip(model, processor, out, half=True)
         record = {"settings": vars(settings), "history": state.history, "environment": environment(accelerator.device)}
-        write_atomically(
-            out / "README.md", lambda tmp: tmp.write_text(_card(settings, state.history[-1]), encoding="utf-8")
-        )
+        page = _card(settings, state.history[-1])
+        write_atomically(out / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"), resumes=True)
         write_json(out / "pretraining.json", record, resumes=True)
         for file in (state.checkpoint, state.best_file):
             file.unlink(missing_ok=True)
@@ -276,10 +277,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
 
 
 def _cohort(settings: Pretraining, device: torch.device) -> Phantoms:
-    """The phantoms, drawn on a GPU where there is one: many at 224 px take a CPU minutes."""
-    where = device if device.type == "cuda" else "cpu"
+    """The phantoms that are learnt from, drawn on `device`."""
     knees = make_phantoms(
-        settings.patients, settings.seed, size=settings.image_size, variety=settings.variety, device=where
+        settings.patients, settings.seed, size=settings.image_size, variety=settings.variety, device=device
     )
     if settings.sides == "both":
         return knees
@@ -318,4 +318,5 @@ def _card(settings: Pretraining, last: dict) -> str:
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
         f"{last['accuracy']:.3f}, QWK {last['qwk']:.3f}, flip agreement {last['flip_agreement']:.3f} (one seed).\n"
         "- What it knows of real knees is measured in `results/`, not assumed.\n"
+        '- A `transformers.pipeline` needs `hypothesis_template="{}"`: its own template puts words around a prompt.\n'
     )

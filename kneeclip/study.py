@@ -24,6 +24,7 @@ from kneeclip.cards import environment
 from kneeclip.checkpoints import fingerprint
 from kneeclip.data import grey_arrays, hashed_share, load_knees, require_split, tune_mask
 from kneeclip.errors import KneeError
+from kneeclip.films import SYSTEM_FILES
 from kneeclip.grid import Planned, Study, matched, read_study
 from kneeclip.ledger import finished_runs, run_file, write_compact
 from kneeclip.model import load_clip, predict, preprocess
@@ -78,8 +79,8 @@ def run_study(
     Source: ours. Notebook: 05.
     """
     study, out = read_study(config), Path(os.path.expanduser(out))
-    _own_folder(out)
     work = Path(os.path.expanduser(work or "runs/study")) / f"{out.resolve().name}-{study.hash}"
+    _own_folder(out, work)
     work.mkdir(parents=True, exist_ok=True)
     images = Images(study, data)
     with FileLock(work / "study.lock"):
@@ -137,7 +138,8 @@ class Images:
             self.fold, most = np.full(len(self.grade), -1), np.bincount(self.grade).max()
             if (few := min(most, len(set(self.patient)))) < study.folds:  # some of them would be empty
                 culprit = f"folds: {study.folds}, {len(self.grade)} images"
-                raise KneeError("these are too few knees for so many folds", culprit, f"give {few} folds or fewer")
+                remedy = f"give {few} folds or fewer" if few > 1 else "leave folds away"
+                raise KneeError("these are too few knees for so many folds", culprit, remedy)
             for i, (_, held_out) in enumerate(cut.split(self.grade, self.grade, self.patient)):
                 self.fold[held_out] = i
 
@@ -179,18 +181,22 @@ class Images:
         return {"world": self.world, "digest": digest.hexdigest()[:16], **columns}
 
 
-def _own_folder(out: Path) -> None:
+def _own_folder(out: Path, work: Path) -> None:
     """Refuse a folder of somebody else's files: a study's own holds its plan, its settings and its code to begin with.
 
     Said before the images are decoded.
     """
     if not out.is_dir() or (out / "study.json").exists():
         return
-    plain = (".md", ".py", ".yaml", ".yml")
+    plain = (".md", ".py", ".yaml", ".yml", ".txt", ".sh")
+    ours = {work.resolve(), *work.resolve().parents}  # of a call that was killed before it had its images
     theirs = [
         path.name
         for path in sorted(out.iterdir())
-        if path.suffix.lower() not in plain and path.name != "runs" and not path.name.startswith((".", "__"))
+        if path.suffix.lower() not in plain
+        and path.name.lower() not in ("runs", "license", *SYSTEM_FILES)
+        and not path.name.startswith((".", "__"))
+        and path.resolve() not in ours
     ]
     if theirs:
         remedy = "name a folder that is empty or not there yet with --out, or put CONFIG into a folder of its own"

@@ -1,8 +1,9 @@
 """Fine-tuning on Accelerate: both views in one forward, the prompts encoded once a step.
 
 Everything random is keyed, nothing is stateful: the order of the images by (seed, epoch), their augmentation by
-(seed, epoch, image). A resumed run therefore needs the step's number and the weights, no generator's state, and on one
-machine's CPU, with the same number of threads, ends in the same bits as one that was never killed.
+(seed, epoch, image), or by the place in the epoch where `balance` draws an image several times. A resumed run
+therefore needs the step's number and the weights, no generator's state, and on one machine's CPU, with the same number
+of threads, ends in the same bits as one that was never killed.
 """
 
 from __future__ import annotations

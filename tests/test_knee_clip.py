@@ -28,7 +28,13 @@ def test_it_is_small_and_says_where_it_comes_from():
     with safe_open(FOLDER / "model.safetensors", "pt") as weights:
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float16}  # noqa: SIM118
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for fact in (NOT_FOR_DIAGNOSIS, "10.17632/56rmx5bjcr.1", "CC BY 4.0", "results/knee_clip/make.py"):
+    for fact in (
+        NOT_FOR_DIAGNOSIS,
+        "10.17632/56rmx5bjcr.1",
+        "CC BY 4.0",
+        "results/knee_clip/make.py",
+        'hypothesis_template="{}"',
+    ):
         assert fact in card, fact
     record, prompts = read_run(FOLDER)
     assert record["preset"] == "knees" and len(prompts.texts) == 5

@@ -75,7 +75,7 @@ class Store:
         found = {name: part.state_dict() for name, part in parts.items()}
         found |= {"epoch": epoch, "generator": torch.get_rng_state()}
         found |= {"settings": self.settings, "history": self.history}
-        write_atomically(self.path, lambda tmp: torch.save(found, tmp))
+        write_atomically(self.path, lambda tmp: torch.save(found, tmp), resumes=True)
 
     def resume(self, parts: dict) -> int:
         if not self.path.exists():
@@ -301,7 +301,8 @@ def card(model: CLIPModel, s: Settings) -> str:
         "- How: a CLIP that was trained on captioned phantoms learnt what convolutional teachers, trained on the same "
         "images, say of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy "
         "came about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
-        "- Classes: the five texts of `prompts.json`. Figures on validation: `results/knee_clip/`.\n"
+        '- Classes: the five texts of `prompts.json`. A `transformers.pipeline` needs `hypothesis_template="{}"`: its '
+        "own template puts words around them. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
     )
 

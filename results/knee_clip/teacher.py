@@ -97,7 +97,10 @@ class Teacher(nn.Module):
 
 def mixed(device: torch.device):
     """bfloat16 where the machine has it: without, a CPU's convolutions would take ten times as long."""
-    quick = device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+    if device.type == "cuda":
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        quick = "AVX512" in torch.backends.cpu.get_cpu_capability()
     return torch.autocast(device.type, torch.bfloat16, enabled=quick)
 
 
