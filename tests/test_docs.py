@@ -441,6 +441,35 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     assert now["qwk"] < now["ci"]["qwk"][1] < 0.78 and now["accuracy"] < 0.66 < now["ci"]["accuracy"][1]
 
 
+def test_knee_clip_against_the_one_before_it_is_told_as_found():
+    """README, log and notebook 05, against results/knee_clip/paired.json, which paired.py makes anew."""
+    folder = ROOT / "results/knee_clip"
+    found = json.loads((folder / "paired.json").read_text(encoding="utf-8"))
+    now, before = (json.loads((folder / f"validation{n}.json").read_text("utf-8")) for n in ("", "_of_row_13"))
+    pair, pages = found["validation"], [prose(folder / name) for name in ("README.md", "LOG.md")]
+    five = prose(next((ROOT / "notebooks").glob("05_*.ipynb")))
+    for name in ("accuracy", "qwk", "ece", "auc_kl2"):
+        assert abs(pair[name]["difference"] - (now[name] - before[name])) < 0.003, name
+
+    def bare(x):
+        return f"{x:.3f}".replace("0.", ".").replace("-", "−")
+
+    def told(row):
+        return f"{bare(row['difference'])} [{bare(row['ci'][0])}, {bare(row['ci'][1])}]"
+
+    points = "{:.1f} points [{:.1f}, {:.1f}]".format(
+        *(100 * x for x in (pair["accuracy"]["difference"], *pair["accuracy"]["ci"]))
+    )
+    for shown in (points.replace("-", "−"), *(told(row) for row in (pair[n] for n in ("qwk", "ece", "auc_kl2")))):
+        assert all(shown in page for page in pages), shown
+    assert (
+        told(pair["cross_entropy_lower_by"]) in pages[0] and told(found["tune"]["cross_entropy_lower_by"]) in pages[1]
+    )
+    assert points.replace("-", "−") in five and told(pair["qwk"]) in five
+    clear = [n for n in ("accuracy", "qwk", "ece", "auc_kl2", "cross_entropy_lower_by") if pair[n]["ci"][0] > 0]
+    assert clear == ["auc_kl2", "cross_entropy_lower_by"] and "clear of 0 are the last two" in pages[0]
+
+
 def test_the_second_learning_curve_is_told_beside_the_first():
     folder = ROOT / "results/learning_curve"
     now, before = (json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("report", "former"))
