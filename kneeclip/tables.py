@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 ARMS_MIME = "application/vnd.kneeclip.arms+json"
+#: A cell that holds a number, with its unit or interval, or an interval alone; what else there is is text.
+NUMBER = re.compile(r"[-+−]?\d[\d.,]*(e[-+]?\d+)?( ?%)?( \[.*\])?|\[.*\]")
 
 
 class Table:
     """Rows of dicts, shown as HTML in a notebook and as aligned text elsewhere.
+
+    As HTML, columns without a number stand at the left, and no interval breaks inside its brackets.
 
     Parameters
     ----------
@@ -36,11 +41,16 @@ class Table:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         import html
 
-        def row(cells, tag):
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        cells = [[_shown(value) for value in row.values()] for row in self.rows]
+        words = [not any(map(NUMBER.fullmatch, column)) for column in zip(*cells, strict=True)]
 
-        head = row(list(self.rows[0]) if self.rows else [], "th")
-        body = "".join(row([_shown(value) for value in r.values()], "td") for r in self.rows)
+        def row(texts, tag):
+            places = [' style="text-align: left"' if text else "" for text in words]
+            shown = [html.escape(re.sub(r"\[[^]]*\]", _unbroken, text)) for text in texts]
+            return "<tr>" + "".join(f"<{tag}{at}>{x}</{tag}>" for at, x in zip(places, shown, strict=True)) + "</tr>"
+
+        head = row(list(self.rows[0]), "th") if self.rows else "<tr></tr>"
+        body = "".join(row(texts, "td") for texts in cells)
         bundle = {"text/plain": str(self), "text/html": f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"}
         return bundle | ({self.mime: self.rows} if self.mime else {})
 
@@ -65,4 +75,8 @@ def _interval(pair) -> str:
 
 
 def _shown(value) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else "–" if value is None else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else "–" if value is None or value == "" else str(value)
+
+
+def _unbroken(brackets: re.Match) -> str:
+    return brackets.group().replace(" ", "\N{NO-BREAK SPACE}")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -187,6 +188,15 @@ def test_what_bench_gpu_is_made_of_works_without_a_card(task):
     assert gpu.matmul_rate(64, 2, "cpu") > 0
     rows = [{"pairs": 16, "gradient checkpointing": True, "views_per_second": None, "peak_gib": None}]
     assert "–" in str(Table(rows))
+
+
+def test_a_table_stands_as_it_is_read():
+    rows = [{"who": "KL1", "points": "-0.3 [-1.1, +0.5]", "qwk": qwk, "note": ""} for qwk in ("not seen", "0.838")]
+    page = Table(rows)._repr_mimebundle_()["text/html"]
+    assert "-0.3 [-1.1,\N{NO-BREAK SPACE}+0.5]" in page  # no line ends inside the brackets
+    left = re.findall(r'<th style="text-align: left">(\w+)', page)
+    assert left == ["who", "note"] and page.count("–") == 2  # columns of words; an empty cell is no oversight
+    assert "-0.3 [-1.1, +0.5]" in str(Table(rows))
 
 
 def test_the_page_is_made_of_the_numbers():

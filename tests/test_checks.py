@@ -3,6 +3,7 @@
 What the exercises accept and refuse is tested lesson by lesson (test_lesson_0N.py) and by the solution notebooks.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -19,16 +20,28 @@ TEXT = {path.stem[:2]: path.read_text(encoding="utf-8") for path in NOTEBOOKS}
 def test_every_choice_is_answered_with_a_reason(question, capsys):
     asked = QUESTIONS[question]
     assert asked.right in asked.reasons and len(asked.reasons) >= 3
-    assert set(asked.misconceptions) == set(asked.reasons) - {asked.right}
+    assert set(asked.misconceptions) == set(asked.reasons) - {asked.right} and set(asked.choices) == set(asked.reasons)
     assert all(text.strip() for text in (*asked.reasons.values(), *asked.misconceptions.values()))
     for letter, reason in asked.reasons.items():
         quiz(question, letter.upper())
-        said = capsys.readouterr().out
-        assert said.startswith("Right." if letter == asked.right else "Not quite.") and reason in said
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 95 and "`" not in "".join(lines)  # printed: Markdown would stay as it is
+        verdict = "Right" if letter == asked.right else "Not quite"
+        told = f"{verdict}: ({letter}) {asked.choices[letter]}. {reason}".replace("`", "")
+        assert " ".join(lines) == told  # the choice too: a page of solutions shows no question
     quiz(question)
     assert capsys.readouterr().out == ""
     with pytest.raises(KneeError, match="none of the choices"):
         quiz(question, "z")
+
+
+def test_choices_are_those_of_the_page():
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = " ".join(" ".join("".join(cell["source"]) for cell in cells).replace("*", "").split())
+        for question, asked in QUESTIONS.items():
+            if path.stem.startswith(question[:2]):
+                assert all(f"({letter}) {choice}" in text for letter, choice in asked.choices.items()), question
 
 
 def test_right_answers_are_not_always_the_same_letter():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kneeclip import plots
+from kneeclip.canvas import INK
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 
@@ -298,6 +299,8 @@ def test_view_pair():
 
 def test_heat_maps_write_readable_numbers():
     ax = FIGURES["similarity_map"]().axes[0]
+    framed = [tuple(round(c) for c in patch.get_center()) for patch in ax.patches]
+    assert framed == [(2, 0), (2, 1)]  # the largest of each row, which two decimals may not tell
     assert [t.get_text() for t in ax.texts] == ["-0.20", "0.02", "0.24", "0.46", "0.68", "0.90"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     ax = FIGURES["confusion"]().axes[0]
@@ -385,13 +388,16 @@ def test_lines_of_a_study_show_its_runs_and_the_model_before_training():
     figure = plots.study_lines(lines, xlabel="share", metrics=("accuracy", "qwk"), untouched=before)
     for ax, value in zip(figure.axes, before.values(), strict=True):
         drawn = [line.get_ydata() for line in ax.get_lines()]
-        assert sum(list(y) == score["by_run"] for y in drawn) == 2 and [value, value] in [list(y) for y in drawn]
+        hollow = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
+        assert [list(line.get_ydata()) for line in hollow] == [score["by_run"]] * 2
+        assert {line.get_marker() for line in hollow} == {"o"} and [value, value] in [list(y) for y in drawn]
 
 
 def test_dots_of_one_place_name_every_seed():
     rows = [{"adapt": "lora", "learnt": 0.6, "kept": 0.5, "seed": seed} for seed in (0, 2)]
     (ax,) = plots.learnt_and_kept(rows, labels=("learnt", "kept")).axes
     assert [t.get_text() for t in ax.texts] == ["0, 2"]
+    assert ax.texts[0].xy == (0.6, 0.5) and ax.texts[0].get_color() == INK  # inside the marker, and dark on it
 
 
 def test_arms():

@@ -6,12 +6,14 @@ wrong choice is a misconception of its own. An exercise's checker tries the stud
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 from kneeclip.checks import adapting, judging, knees, learning, views, words
 from kneeclip.checks.asking import Open, Question
 from kneeclip.errors import KneeError
 
+WIDTH = 95  # letters in a line of a notebook's output
 _NOTEBOOKS = (knees, words, learning, views, judging, adapting)
 QUESTIONS: dict[str, Question] = {number: asked for room in _NOTEBOOKS for number, asked in room.QUESTIONS.items()}
 EXERCISES: dict[str, Callable] = {number: checker for room in _NOTEBOOKS for number, checker in room.EXERCISES.items()}
@@ -43,7 +45,9 @@ def quiz(question: str, answer: str = "") -> None:
         return
     if letter not in asked.reasons:
         raise KneeError("that is none of the choices", answer, f"answer {', '.join(asked.reasons)}")
-    print(("Right. " if letter == asked.right else "Not quite. ") + asked.reasons[letter])
+    verdict = "Right" if letter == asked.right else "Not quite"
+    said = f"{verdict}: ({letter}) {asked.choices[letter]}. {asked.reasons[letter]}"
+    print(textwrap.fill(said.replace("`", ""), WIDTH))  # printed text knows no Markdown, and no page wraps it by words
 
 
 def check(exercise: str, answer) -> bool:

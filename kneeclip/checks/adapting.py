@@ -11,6 +11,11 @@ from kneeclip.checks.asking import Question, as_numbers, called
 QUESTIONS = {
     "06-1": Question(
         right="c",
+        choices={
+            "a": "shrinks as much as gradients and moments do",
+            "b": "stays the same",
+            "c": "shrinks, by far less than gradients and moments",
+        },
         reasons={
             "a": "Gradients and moments do fall like that. But to reach an adapter in the first block, the gradient "
             "must come through all blocks above it, and for that their activations are kept.",
@@ -25,6 +30,11 @@ QUESTIONS = {
     ),
     "06-2": Question(
         right="b",
+        choices={
+            "a": "the number of trained parameters: the more, the more is forgotten",
+            "b": "not their number alone",
+            "c": "nothing: none forgets, as the reader's grades do not contradict it",
+        },
         reasons={
             "a": "`full` does forget most. But `last_k`, with thirteen times the probe's parameters, keeps more than "
             "the probe does.",
@@ -40,6 +50,11 @@ QUESTIONS = {
     ),
     "06-3": Question(
         right="a",
+        choices={
+            "a": "above the straight line between its two ends",
+            "b": "on that line",
+            "c": "far below both ends",
+        },
         reasons={
             "a": "Accuracy is no linear function of the weights, so nothing puts it on that line. Here both curves "
             "bend upwards: at α = 0.4 the reader's is already where it ends.",
@@ -53,6 +68,11 @@ QUESTIONS = {
     ),
     "06-4": Question(
         right="b",
+        choices={
+            "a": "the weights",
+            "b": "the trained weights, AdamW's moments, the step's number",
+            "c": "those, and the state of every random generator",
+        },
         reasons={
             "a": "Without its moments AdamW starts as if it had seen no gradient, and its first steps differ.",
             "b": "The order and the augmentation are drawn anew from (seed, epoch, image), so no generator's state is "

@@ -12,9 +12,10 @@ from kneeclip.errors import KneeError
 
 @dataclass(frozen=True)
 class Question:
-    """A *predict, then run* question; its text and choices stand in the notebook, before the answer."""
+    """A *predict, then run* question; it stands in the notebook, before the answer."""
 
     right: str  # the letter of the right choice
+    choices: dict[str, str]  # letter -> the choice, in the notebook's words
     reasons: dict[str, str]  # letter -> what a student who chose it is told
     misconceptions: dict[str, str]  # letter of a wrong choice -> what whoever chooses it believes; for the teacher
 

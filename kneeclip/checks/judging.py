@@ -13,6 +13,11 @@ from kneeclip.evaluation import evaluate
 QUESTIONS = {
     "05-1": Question(
         right="c",
+        choices={
+            "a": "about as high as its accuracy",
+            "b": "below 0",
+            "c": "0",
+        },
         reasons={
             "a": "That is its accuracy, which only says how common KL0 is.",
             "b": "Worse than chance would need errors that run against the order; a constant has no order at all.",
@@ -25,6 +30,11 @@ QUESTIONS = {
     ),
     "05-2": Question(
         right="b",
+        choices={
+            "a": "accuracy",
+            "b": "the ECE, and neither accuracy nor QWK",
+            "c": "nothing",
+        },
         reasons={
             "a": "Dividing all logits of a row by one number keeps the largest the largest.",
             "b": "The argmax stays, so accuracy and QWK stay; only probabilities move, and with them the ECE.",
@@ -37,6 +47,11 @@ QUESTIONS = {
     ),
     "05-3": Question(
         right="a",
+        choices={
+            "a": "no narrower",
+            "b": "about half as wide",
+            "c": "no narrower, but the accuracy moves",
+        },
         reasons={
             "a": "Copies bring no patient that was not there. Resampling patients sees that; resampling images takes "
             "each row for a fact of its own, and its interval shrinks to about half (1/√4).",
@@ -50,6 +65,11 @@ QUESTIONS = {
     ),
     "05-4": Question(
         right="b",
+        choices={
+            "a": "our model's maps",
+            "b": "a constant map, the same for every knee, drawn from the regions of other knees",
+            "c": "the maps of random weights",
+        },
         reasons={
             "a": "It comes close, and one map for all knees comes closer still. On aligned crops the regions lie in "
             "nearly the same place in every image.",

@@ -11,6 +11,11 @@ from kneeclip.checks.asking import Question, as_number, called
 QUESTIONS = {
     "01-1": Question(
         right="c",
+        choices={
+            "a": "in about 3 of 10 knees",
+            "b": "in at least 9 of 10",
+            "c": "in between, 6 to 8 of 10",
+        },
         reasons={
             "a": "Chance alone would give about a quarter with these class shares; trained readers are well above it.",
             "b": "Readers differ by habit, most of all in when an osteophyte is definite; that costs much more.",
@@ -24,6 +29,11 @@ QUESTIONS = {
     ),
     "01-2": Question(
         right="b",
+        choices={
+            "a": "lower, since the loss is now on the lateral side",
+            "b": "the same",
+            "c": "that can't be told",
+        },
         reasons={
             "a": "The loss is still medial: the picture now shows a left knee, whose medial side is on the image's "
             "left. And the rule asks for no side.",
@@ -37,6 +47,11 @@ QUESTIONS = {
     ),
     "01-3": Question(
         right="a",
+        choices={
+            "a": "about half",
+            "b": "a bit over a quarter",
+            "c": "nearly all",
+        },
         reasons={
             "a": "About half: more than the 28 % that independent knees with these class shares would give.",
             "b": "That is what two independent knees would give: the sum of the squared class shares.",
@@ -49,6 +64,11 @@ QUESTIONS = {
     ),
     "01-4": Question(
         right="a",
+        choices={
+            "a": "1-nearest-neighbour",
+            "b": "logistic regression: it is the better of the two",
+            "c": "both alike, the same knees leak for both",
+        },
         reasons={
             "a": "It answers with the grade of the most similar knee that it has seen: where that is the patient's "
             "other knee, half of the time it is also the right grade.",

@@ -12,6 +12,11 @@ from kneeclip.training import learning_rate
 QUESTIONS = {
     "03-1": Question(
         right="a",
+        choices={
+            "a": "a little lower",
+            "b": "the same, for neither split was trained on",
+            "c": "the same, for it was not chosen by its training loss",
+        },
         reasons={
             "a": "The best of many looks is partly luck, and luck does not carry over to another split.",
             "b": "It was chosen because it is high there, so it is optimistic: the best of many looks is partly luck.",
@@ -24,6 +29,11 @@ QUESTIONS = {
     ),
     "03-2": Question(
         right="b",
+        choices={
+            "a": "the loss becomes NaN and the run stops",
+            "b": "the loss leaps up, and the model stops looking at the image",
+            "c": "it learns the same, only sooner",
+        },
         reasons={
             "a": "Float32 bears large weights: no NaN comes and nothing stops the run. Look at what it predicts.",
             "b": "Adam moves each weight by about the learning rate, however large the gradient: a few steps of that "
@@ -37,6 +47,11 @@ QUESTIONS = {
     ),
     "03-3": Question(
         right="c",
+        choices={
+            "a": "more than before: it has trained on hundreds more knees",
+            "b": "as much as before: a reader is the rule plus noise, which averages out",
+            "c": "less than before",
+        },
         reasons={
             "a": "More training brings it closer to the grades it trains on, and those are not the rule's.",
             "b": "Noise would average out. A habit does not: it moves every small osteophyte the same way.",
@@ -49,6 +64,11 @@ QUESTIONS = {
     ),
     "03-4": Question(
         right="b",
+        choices={
+            "a": "as low as before training",
+            "b": "far above that, as any five texts can become labels",
+            "c": "better than with knee words, for the texts lie further apart",
+        },
         reasons={
             "a": "Before fine-tuning, yes. But both towers are trained, and any five texts can become labels.",
             "b": "Fine-tuning can turn any five distinct texts into class labels: before it the words matter most.",

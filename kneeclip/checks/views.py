@@ -12,6 +12,11 @@ from kneeclip.losses import consistency_loss
 QUESTIONS = {
     "04-1": Question(
         right="b",
+        choices={
+            "a": "the same: a KL grade means the same on both sides",
+            "b": "lower, but it still tells grades apart: QWK clearly above 0",
+            "c": "so low that it tells no grade apart any more: QWK about 0",
+        },
         reasons={
             "a": "The grade is defined alike for both sides, but the image is not: this model weighs fixed places, and "
             "in a left knee medial and lateral have changed theirs.",
@@ -28,6 +33,11 @@ QUESTIONS = {
     ),
     "04-2": Question(
         right="c",
+        choices={
+            "a": "always 0",
+            "b": "negative for some images",
+            "c": "never negative, and 0 exactly when p = p'",
+        },
         reasons={
             "a": "It is 0 only where both views agree.",
             "b": "It can't: Σ√(p p′) is at most 1 (Cauchy–Schwarz), so minus its logarithm is at least 0.",
@@ -40,6 +50,11 @@ QUESTIONS = {
     ),
     "04-3": Question(
         right="a",
+        choices={
+            "a": "0",
+            "b": "log 5",
+            "c": "infinite",
+        },
         reasons={
             "a": "Both views get the same five probabilities, so their distance is 0, and every knee is graded alike.",
             "b": "log 5 is its cross-entropy. The Consistency Loss never looks at the grade.",
@@ -52,6 +67,11 @@ QUESTIONS = {
     ),
     "04-4": Question(
         right="b",
+        choices={
+            "a": "random flips in training, long enough",
+            "b": "averaging the logits of both views at test time",
+            "c": "a large weight of the Consistency Loss",
+        },
         reasons={
             "a": "A linear model gets there if every flip is in its data, as section 1 showed. A network that tosses "
             "coins only comes near: nothing forces f(x) = f(flip x) on a knee that it has not seen.",

@@ -14,6 +14,11 @@ from kneeclip.prompts import as_prompts
 QUESTIONS = {
     "02-1": Question(
         right="b",
+        choices={
+            "a": "to 0",
+            "b": "to about 0.76",
+            "c": "to log 5 ≈ 1.61, a flat guess",
+        },
         reasons={
             "a": "Training moves the cosines, and they end at 1 and, for five directions, at −1/4 on average.",
             "b": "Five unit vectors can't all have pairwise cosines below −1/4. So the best is 1 with the right prompt "
@@ -27,6 +32,11 @@ QUESTIONS = {
     ),
     "02-2": Question(
         right="c",
+        choices={
+            "a": "accuracy rises",
+            "b": "nothing changes",
+            "c": "accuracy stays, confidence grows",
+        },
         reasons={
             "a": "Multiplying a row by a positive number keeps its largest entry where it is.",
             "b": "It does change: the same cosines come out of the softmax more confident.",
@@ -39,6 +49,11 @@ QUESTIONS = {
     ),
     "02-3": Question(
         right="a",
+        choices={
+            "a": "near 1",
+            "b": "near 0",
+            "c": "near −1",
+        },
         reasons={
             "a": "“without” is in none of the captions that `phantom-clip` learnt from, so it changes the embedding "
             "about as little as an invented word would.",
@@ -52,6 +67,11 @@ QUESTIONS = {
     ),
     "02-4": Question(
         right="b",
+        choices={
+            "a": "nothing: all grades shrink alike",
+            "b": "grades whose texts disagree get logits nearer to 0",
+            "c": "nothing: an average of unit vectors has length 1",
+        },
         reasons={
             "a": "They would if all means were equally short; a mean is the shorter, the more its texts disagree.",
             "b": "Texts that agree keep a mean of length 1; the others' mean is shorter, its logits nearer to 0.",

@@ -29,6 +29,8 @@ MEMORY = {
 }
 #: (colour, dash, marker) of the curves of one axis.
 CURVES = (("#0072b2", "-", "o"), ("#d55e00", "--", "s"), ("#009e73", "-.", "^"))
+#: Size of a marker that holds a number; a triangle has less room inside.
+SEEDED = {"^": 16, "D": 12}
 KEPT = {"weights": "weights", "gradients": "gradients", "moments": "AdamW's moments", "kept": "activations kept"}
 UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -104,7 +106,7 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
     Parameters
     ----------
     rows : sequence of dict
-        ``adapt``, ``learnt`` and ``kept``, both shares, and perhaps ``seed``, which then stands beside the dot; the
+        ``adapt``, ``learnt`` and ``kept``, both shares, and perhaps ``seed``, which then stands in the dot; the
         run called zero-shot is where all began.
     labels : what the two axes say
     """
@@ -115,12 +117,16 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
         own = [row for row in rows if row["adapt"] == name]
         x, y = [row["learnt"] for row in own], [row["kept"] for row in own]
         seeds = f", {len(own)} seeds" if len(own) > 1 else ""
-        ax.plot(x, y, marker, color=colour, markersize=9, markeredgecolor="white", linestyle="", label=f"{name}{seeds}")
+        numbered = any(row.get("seed", "") != "" for row in own)
+        shape = dict(linestyle="", markersize=SEEDED.get(marker, 13) if numbered else 9)
+        ax.plot(x, y, marker, color=colour, markeredgecolor="white", label=f"{name}{seeds}", alpha=0.75, **shape)
         seeds_at: dict[tuple, list[str]] = {}
         for row in own:
             seeds_at.setdefault((row["learnt"], row["kept"]), []).append(str(row.get("seed", "")))
         for place, which in seeds_at.items():  # two seeds may fall on one dot
-            ax.annotate(", ".join(which), place, (7, 3), textcoords="offset points", color=colour, fontsize=8)
+            ax.annotate(", ".join(which), place, (0, -2 if marker == "^" else -0.5), textcoords="offset points",
+                        ha="center", va="center", color=INK, fontsize=8, zorder=5,
+                        path_effects=[patheffects.withStroke(linewidth=2, foreground="white")])  # fmt: skip
         if name == "zero-shot":
             ax.axhline(y[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)
             ax.axvline(x[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)

@@ -121,13 +121,18 @@ def embedding_map(points, grades, texts, shares: Sequence[float], *, world: str 
     points, grades, texts = np.asarray(points), np.asarray(grades), np.asarray(texts)
     figure, axes = new_picture(6.6, 4.6, caption=world)
     ax = axes[0, 0]
+    size, corners = np.ptp(np.concatenate([points, texts]), axis=0), np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
     for k in range(len(texts)):
         own = points[grades == k]
         style = {"color": GRADE_COLOURS[k], "marker": GRADE_MARKERS[k], "edgecolor": INK, "linewidth": 0.4}
         ax.scatter(*own.T, s=26, label=f"{grade_name(k)} (n = {len(own):,})", **style)
         ax.scatter(*texts[k], s=260, marker="*", color=GRADE_COLOURS[k], edgecolor="#d55e00", linewidth=1.3, zorder=4)
-        ax.annotate(grade_name(k), texts[k], (8, 5), textcoords="offset points", color="#d55e00", fontweight="bold",
-                    path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")], zorder=5)  # fmt: skip
+        others = (np.concatenate([points, np.delete(texts, k, 0)]) - texts[k]) / size
+        corner = max(corners, key=lambda c, others=others: np.abs(others - 0.06 * c).max(1).min())  # the emptiest
+        ax.annotate(grade_name(k), texts[k], corner * (9, 6), textcoords="offset points", color="#d55e00",
+                    ha="left" if corner[0] > 0 else "right", va="bottom" if corner[1] > 0 else "top", zorder=5,
+                    path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")], weight="bold",
+                    )  # fmt: skip
     ax.scatter([], [], s=160, marker="*", color="white", edgecolor="#d55e00", label="the five prompts")
     ax.set(xlabel=f"first principal axis ({shares[0]:.0%} of the variance)")
     ax.set(ylabel=f"second principal axis ({shares[1]:.0%})")

@@ -47,7 +47,7 @@ def knee_grid(
             ax.set_axis_off()
             continue
         show_knee(ax, images[i], None if grades is None else grades[i])
-        ax.set_title(titles[i], loc="center", fontsize=9, pad=3)
+        ax.set_title(titles[i], loc="center", fontsize=9, pad=3 if grades is None else 5)  # clear of the frame
     return figure
 
 

@@ -148,7 +148,7 @@ def _losses(ax, curves, on_top, references, chosen="") -> None:
         ax.set_yscale("log")
     for i, (name, value) in enumerate(sorted(references.items(), key=lambda reference: -reference[1])):
         ax.axhline(value, color=INK, linestyle=("--", ":")[i % 2], linewidth=1.1, zorder=1)
-        ax.annotate(name, (1.01, value), (0, (3, -3)[i % 2]), xycoords=("axes fraction", "data"), fontsize=8.5,
+        ax.annotate(name, (1.01, value), (0, (-2, 2)[i % 2]), xycoords=("axes fraction", "data"), fontsize=8.5,
                     textcoords="offset points", va=("bottom", "top")[i % 2], color=INK)  # fmt: skip
     ax.set(xlabel="step", ylabel="loss of the step (nats)", xlim=(0.5, last + 0.5))
     if spread:

@@ -60,7 +60,7 @@ def study_lines(
     Parameters
     ----------
     lines : mapping of label -> sequence of dict
-        ``x`` and, for each metric, ``value``, ``ci`` and perhaps ``by_run``, drawn as ticks
+        ``x`` and, for each metric, ``value``, ``ci`` and perhaps ``by_run``, drawn as small hollow markers
         where there are no more than two lines; one line each.
     untouched : metric -> value, optional
         Of the model before any training, as a dotted line.
@@ -70,13 +70,17 @@ def study_lines(
         for i, (label, points) in enumerate(lines.items()):
             colour, marker, dash = KINDS[i % len(KINDS)]
             points = sorted((p for p in points if p[metric]["ci"]), key=lambda p: p["x"])
-            x = [p["x"] for p in points]
+            few = len(lines) <= 2  # the runs of more lines would hide each other
+            beside = 1.06 ** (2 * i - 1) if few and log else 1  # a few pixels: two lines may meet
+            x = [p["x"] * beside for p in points]
             low, high = [p[metric]["ci"][0] for p in points], [p[metric]["ci"][1] for p in points]
             ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            for p in points if len(lines) <= 2 else ():  # of more lines they would hide each other
+            value = [p[metric]["value"] for p in points]
+            ax.plot(x, value, color=colour, marker=marker, linestyle=dash, markersize=8 if few else 6, label=label)
+            for at, p in zip(x, points, strict=True) if few else ():  # on top: a run may lie where the mean does
                 own = p[metric].get("by_run", ())
-                ax.plot([p["x"]] * len(own), own, "_", color=colour, markersize=9, alpha=0.8)
-            ax.plot(x, [p[metric]["value"] for p in points], color=colour, marker=marker, linestyle=dash, label=label)
+                hollow = dict(linestyle="", marker=marker, markersize=4, markerfacecolor="white", zorder=4)
+                ax.plot([at] * len(own), own, color=colour, markeredgewidth=1, **hollow)
         if untouched:
             ax.axhline(untouched[metric], color=INK, linestyle=":", linewidth=1, label="before any training")
         ax.set(xlabel=xlabel, ylabel=METRICS[metric])

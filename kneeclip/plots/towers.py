@@ -51,11 +51,18 @@ def plane(X, T, *, scale: float | None = None, world: str = "") -> Figure:
     vectors = np.radians(np.concatenate([*at.values()]))
     pairs = [(i, j) for i in range(len(X)) for j in range(len(T))]
     pairs.sort(key=lambda pair: abs(at["image"][pair[0]] - at["prompt"][pair[1]]))  # wide angles on the outside
-    for r, (i, j) in zip(np.linspace(0.28, 0.82, len(pairs)), pairs, strict=True):
+    for r, (i, j) in zip(np.linspace(0.46, 0.82, len(pairs)), pairs, strict=True):
         start, end = at["image"][i], at["prompt"][j]
         turn = np.radians(np.linspace(start, end, 40))
-        ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
         text = f"{abs(end - start):.0f}°, cos {S[i, j]:.2f}"
+        if abs(end - start) < 25:  # no room for the words on it: it lies at the tips, and they stand beyond them
+            r, middle = 0.92, turn.mean()
+            ax.text(1.04 * np.cos(middle), 1.04 * np.sin(middle), text, fontsize=8, ha="left", va="center")
+        ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
+        if abs(end - start) < 25:
+            continue
+        if (i, j) == pairs[-1]:
+            turn = turn[20:]  # of two free places the widest takes the other one
         clear = turn[np.abs(turn[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
         ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
     ax.set(xlim=(-0.16, 1.3), ylim=(-0.1, 1.16), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")

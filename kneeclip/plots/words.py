@@ -14,7 +14,7 @@ from kneeclip.canvas import FAINT, INK, new_picture, styled, write_values
 
 @styled
 def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str = "") -> Figure:
-    """Cosines (R, C) as a heat map with their values. Notebook: 02.
+    """Cosines (R, C) as a heat map with their values, the largest of each row framed. Notebook: 02.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str 
     ax = axes[0, 0]
     mesh = ax.imshow(matrix, cmap="cividis", aspect="auto")
     write_values(ax, mesh, matrix, lambda i, j: f"{matrix[i, j]:.2f}")
+    for i, j in enumerate(matrix.argmax(1)):  # two values may look alike at two decimals
+        ax.add_patch(mpl.patches.Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor="#d55e00", lw=2))
     ax.set_xticks(range(cols), columns, **(dict(rotation=35, ha="right", rotation_mode="anchor") if slanted else {}))
     ax.set_yticks(range(rows), list(labels))
     ax.set_title(title)
