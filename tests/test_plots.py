@@ -379,6 +379,14 @@ def test_forest_of_two_intervals_and_a_reference_of_each_row():
     for y, value in enumerate((0.1, 0.2, 0.3)):
         assert [[value, y - 0.5], [value, y + 0.5]] in spans
     assert figure.axes[0].texts[0].get_text() == "+0.7  [+0.6, +0.8]"
+    named = plots.forest(FOREST, xlabel="x", reference=0.4, dashed="a constant guess")
+    assert named.axes[0].get_title(loc="left") == "dashed: a constant guess"
+
+
+def test_a_panel_without_canonical_says_why():
+    rows = [row | {"arm": "canonical"} for row in APART if row["metric"] == "accuracy" and row["arm"] == "clip_koa"]
+    given, missing = plots.differences([*APART, *rows]).axes
+    assert not given.texts and [t.get_text() for t in missing.texts] == ["every knee is turned the same way"]
 
 
 def test_lines_of_a_study_show_its_runs_and_the_model_before_training():

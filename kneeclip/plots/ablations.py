@@ -122,7 +122,8 @@ def differences(
     Parameters
     ----------
     rows : sequence of dict
-        From `kneeclip.ablation.compare_arms`: ``arm``, ``minus``, ``metric``, ``difference``, ``ci``.
+        From `kneeclip.ablation.compare_arms`: ``arm``, ``minus``, ``metric``, ``difference``, ``ci``. `canonical` may
+        have none of a metric: it knows one view only, and the panel says so.
     metrics : names of the metrics to draw, one panel each; all are shares and drawn in points of 100
     """
     rows = [row for row in rows if row["metric"] in metrics]
@@ -141,6 +142,9 @@ def differences(
             ax.plot(100 * np.array(row["ci"]), [y, y], color=colour, linewidth=2, linestyle=("-", (0, (2, 1)))[i % 2])
             face = colour if i % 2 == 0 else "white"
             ax.plot(100 * row["difference"], y, "os"[i % 2], markersize=6, color=colour, markerfacecolor=face)
+        if "canonical" in arms and not any(row["arm"] == "canonical" and row["metric"] == metric for row in rows):
+            where = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
+            ax.text(0.5, arms.index("canonical"), "every knee is turned the same way", fontsize=8, color=FAINT, **where)
         ax.set(xlabel=f"difference in {METRICS[metric]} (points)", ylim=(len(arms) - 0.4, -0.6))
         ax.set_yticks(range(len(arms)), arms)
         ax.xaxis.set_major_locator(MaxNLocator(5))

@@ -112,7 +112,8 @@ def interval_widths(rows: Sequence[Sequence], *, xlabel: str, world: str = "") -
 @styled
 def forest(
     rows: Sequence[Sequence], *, xlabel: str, reference: float | Sequence[float] | None = None,
-    thin: Sequence[Sequence[float] | None] = (), form: str = ".3f", world: str = "",
+    thin: Sequence[Sequence[float] | None] = (), form: str = ".3f", dashed: str = "",
+    world: str = "",
 ) -> Figure:  # fmt: skip
     """Estimates with their intervals, one a line. Notebook: 05.
 
@@ -125,6 +126,8 @@ def forest(
     thin : sequence of (low, high) or None, optional
         A second interval for each row, drawn thinly below the first; `world` says which is which.
     form : format of the numbers beside the rows
+    dashed : str, optional
+        What the reference is, written above the rows.
     """
     if not len(rows):
         raise KneeError("there is no estimate to draw")
@@ -142,7 +145,7 @@ def forest(
     if reference is not None and not isinstance(reference, Sequence):
         ax.axvline(reference, color=FAINT, linestyle="--", linewidth=1, zorder=0)
     ax.set_yticks(range(len(rows)), [row[0] for row in rows])
-    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6))
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.4, -0.6), title=f"dashed: {dashed}" if dashed else "")
     ax.grid(False, axis="y")
     return figure
 
