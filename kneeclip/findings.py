@@ -200,18 +200,22 @@ def _figures(report: dict) -> dict:
         return {}
     drawn = {"arms.png": (plots.study_arms(arms, world=world), "Every arm with its interval and its single runs")}
     metric, rows, thin = question["metric"], [], []
+    points = metric == "accuracy"  # as the text has them
+    scale, form = (100, "+.1f") if points else (1, ".3f")
     for c in (c for c in report["contrasts"] if c["side"] == question["side"]):
         for view in ("original", "averaged"):
             one = c[view][metric]
             if one["ci"]:
                 label = f"{c['a']} − {c['b']}" + (", averaged" if view == "averaged" else "")
-                rows.append((label, one["difference"], *one["ci"], COLOURS[c["arm"]]))
-                thin.append(one["corrected_ci"] or one["runs_ci"])
+                rows.append((label, *(scale * x for x in (one["difference"], *one["ci"])), COLOURS[c["arm"]]))
+                other = one["corrected_ci"] or one["runs_ci"]
+                thin.append(other and [scale * end for end in other])
     if rows:
         folded = any(c["folds"] > 1 for c in report["contrasts"])
         over = "folds, corrected for shared training images" if folded else "seeds"
         told = f"{world}\n95 %: thick and in numbers, over patients; thin, over {over}"
-        figure = plots.forest(rows, xlabel=f"difference in {NAMES[metric]}", reference=0, thin=thin, world=told)
+        label = f"difference in {NAMES[metric]}" + " (points)" * points
+        figure = plots.forest(rows, xlabel=label, reference=0, thin=thin, form=form, world=told)
         figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width
         drawn["contrasts.png"] = (figure, "The planned contrasts with their intervals")
     forms: dict[str, list] = {}
@@ -224,7 +228,8 @@ def _figures(report: dict) -> dict:
     for row in arms:
         shares.setdefault(f"{row['arm']} {row['start']}", []).append(_point(row, row["share"]))
     if len({point["x"] for points in shares.values() for point in points}) > 1:
-        figure = plots.study_lines(shares, xlabel="training patients, %", metrics=("accuracy", "qwk"), world=world)
+        told = world + "; small, hollow: the runs" * (len(shares) <= 2)
+        figure = plots.study_lines(shares, xlabel="training patients, %", metrics=("accuracy", "qwk"), world=told)
         drawn["shares.png"] = (figure, "Accuracy and QWK over the share of the training patients")
     looks = [curve for curve in report["looks"] if curve["views"]][:7]  # of a larger grid the first, its arms
     if looks:

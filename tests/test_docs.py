@@ -40,8 +40,8 @@ def prose(path):
 
 
 def table(text, heading):
-    """Cells of the rows below the table's head whose first cell is `heading`."""
-    lines = iter(text.splitlines())
+    """Cells of the rows below the table's head whose first cell is `heading`; a no-break space reads as a space."""
+    lines = iter(text.replace("&nbsp;", " ").splitlines())
     next(line for line in lines if line.startswith(f"| {heading} |"))
     next(lines)
     rows = []

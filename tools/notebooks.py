@@ -55,15 +55,17 @@ print(f"Python {platform.python_version()}, torch {torch.__version__}, {device}"
 print(f"transformers {transformers.__version__}")
 print(f"preset {preset.name}: {preset.world}, model {preset.model}, prompts {preset.prompts}")"""
 TIME = re.compile(r"(?<=\*\*Time:\*\* )\d+ s")
-# the figure of each notebook that the README shows: the first one of the cell with this call
+# the figure of each notebook that the README shows: the first one of the first cell with these words
 README_FIGURES = {
     "01": "kc.plots.labelled(",
     "02": "kc.plots.similarity_map(",
-    "03": "kc.widgets.live_curve(",
+    "03": "kc.plots.loss_curves(curves",
     "04": "kc.plots.one_sided(",
-    "05": "kc.plots.rankings(",
+    "05": "all folds, over {over}",
     "06": "kc.plots.learnt_and_kept(",
 }
+# where the README's part of a figure begins, as a share of its width: a column there is some 380 pixels wide
+FROM = {"01": 0.49}
 GUIDE = re.compile(r"(?s)(?<=<!-- questions -->\n).*?(?=<!-- end of questions -->)")
 
 
@@ -168,7 +170,7 @@ def run(path: Path) -> float:
 
 
 def figures() -> dict[Path, bytes]:
-    """Where each of the README's figures goes, and its PNG as the notebook shows it."""
+    """Where each of the README's figures goes, and its PNG as the notebook shows it, or the part in FROM."""
     import base64
 
     import nbformat
@@ -186,8 +188,20 @@ def figures() -> dict[Path, bytes]:
         ]
         if not shown:
             sys.exit(f"{path.name} shows no figure of {README_FIGURES[number]}…): run it, or name another figure")
-        found[ROOT / "docs" / "figures" / f"{number}.png"] = base64.b64decode(shown[0])
+        png = base64.b64decode(shown[0])
+        found[ROOT / "docs" / "figures" / f"{number}.png"] = right_of(png, FROM[number]) if number in FROM else png
     return found
+
+
+def right_of(png: bytes, share: float) -> bytes:
+    """What lies to the right of this share of a picture's width."""
+    import io
+
+    from PIL import Image
+
+    picture, out = Image.open(io.BytesIO(png)), io.BytesIO()
+    picture.crop((round(share * picture.width), 0, *picture.size)).save(out, "png", optimize=True)
+    return out.getvalue()
 
 
 def guide() -> str:

@@ -118,8 +118,9 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
         x, y = [row["learnt"] for row in own], [row["kept"] for row in own]
         seeds = f", {len(own)} seeds" if len(own) > 1 else ""
         numbered = any(row.get("seed", "") != "" for row in own)
-        shape = dict(linestyle="", markersize=SEEDED.get(marker, 13) if numbered else 9)
-        ax.plot(x, y, marker, color=colour, markeredgecolor="white", label=f"{name}{seeds}", alpha=0.75, **shape)
+        shape = dict(linestyle="", markersize=SEEDED.get(marker, 13), alpha=0.75) if numbered else dict(linestyle="")
+        shape = {"markersize": 9} | shape
+        ax.plot(x, y, marker, color=colour, markeredgecolor="white", label=f"{name}{seeds}", **shape)
         seeds_at: dict[tuple, list[str]] = {}
         for row in own:
             seeds_at.setdefault((row["learnt"], row["kept"]), []).append(str(row.get("seed", "")))
