@@ -405,6 +405,8 @@ def test_dots_of_one_place_name_every_seed():
     rows = [{"adapt": "lora", "learnt": 0.6, "kept": 0.5, "seed": seed} for seed in (0, 2)]
     (ax,) = plots.learnt_and_kept(rows, labels=("learnt", "kept")).axes
     assert [t.get_text() for t in ax.texts] == ["0, 2"]
+    (bare,) = plots.learnt_and_kept([rows[0] | {"seed": ""}] * 2, labels=("learnt", "kept")).axes
+    assert [t.get_text() for t in bare.texts] == [""]  # no comma between two seeds that nobody gave
     assert ax.texts[0].xy == (0.6, 0.5) and ax.texts[0].get_color() == INK  # inside the marker, and dark on it
 
 

@@ -125,8 +125,8 @@ def learnt_and_kept(rows: Sequence[Mapping], *, labels: tuple[str, str], world: 
         for row in own:
             seeds_at.setdefault((row["learnt"], row["kept"]), []).append(str(row.get("seed", "")))
         for place, which in seeds_at.items():  # two seeds may fall on one dot
-            ax.annotate(", ".join(which), place, (0, -2 if marker == "^" else -0.5), textcoords="offset points",
-                        ha="center", va="center", color=INK, fontsize=8, zorder=5,
+            ax.annotate(", ".join(filter(None, which)), place, (0, -2 if marker == "^" else -0.5),
+                        textcoords="offset points", ha="center", va="center", color=INK, fontsize=8, zorder=5,
                         path_effects=[patheffects.withStroke(linewidth=2, foreground="white")])  # fmt: skip
         if name == "zero-shot":
             ax.axhline(y[0], color=FAINT, linestyle="--", linewidth=1, zorder=0)

@@ -132,10 +132,11 @@ def picture(out: Path) -> None:
     from kneeclip.checkpoints import write_atomically
 
     runs = json.loads((out / "phantoms.json").read_text(encoding="utf-8"))["runs"]
-    dots = [(run["adapt"], *(run["validation"][task]["accuracy"] for task in ("reader", "space"))) for run in runs]
+    tasks = {"learnt": "reader", "kept": "space"}
+    dots = [{axis: run["validation"][task]["accuracy"] for axis, task in tasks.items()} for run in runs]
     n = runs[0]["validation"]["n"]
     figure = kc.plots.learnt_and_kept(
-        [{"adapt": name, "learnt": learnt, "kept": kept} for name, learnt, kept in dots],
+        [{"adapt": run["adapt"], "seed": run.get("seed", ""), **dot} for run, dot in zip(runs, dots, strict=True)],
         labels=(f"grades as the reader does (n = {n})", f"reads the joint space (n = {n})"),
         world="phantom knees graded by an eager reader",
     )
