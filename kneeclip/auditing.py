@@ -14,16 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kneeclip.data import decode, find_source, grey_arrays, load_knees
+from kneeclip.data import CARD, decode, find_source, grey_arrays, load_knees
 from kneeclip.errors import KneeError, printable
 from kneeclip.films import Film, Listing, graded_twice, list_films
 
-#: The public data set (Chen 2018, doi 10.17632/56rmx5bjcr.1): images of KL0 to KL4 in each split, and patients.
-CARD = {
-    "train": (2286, 1046, 1516, 757, 173),
-    "validation": (328, 153, 212, 106, 27),
-    "test": (639, 296, 447, 223, 51),
-}
+#: The public data set's patients (Chen 2018, doi 10.17632/56rmx5bjcr.1).
 CARD_PATIENTS = {"train": 2889, "validation": 413, "test": 828}
 
 SMALL = 64  # px; below, a joint space of a few millimetres is a pixel or two

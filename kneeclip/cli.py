@@ -135,10 +135,10 @@ def train(
     out = out or Path("runs") / f"{chosen.name}-{recipe.arm}-seed{recipe.seed}"
     beside(json_file, out)
     clip, processor = load_clip(base, fresh_seed=recipe.seed if fresh else None)
-    facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "data": chosen.world}
-    facts |= {"sides": sides}
+    facts = {"preset": chosen.name, "base": f"{base}, random weights" if fresh else base, "sides": sides}
     with processes.main_first():  # one decodes, the others open what it stored
         knees = load_knees(chosen.data, sides=sides)
+    facts["data"] = next(iter(knees.values())).info.description
     run = run_training(clip, processor, knees, prompts or chosen.prompts, recipe, out=out, card=facts)
     for note in run.notes:
         typer.echo(f"Note: {note}.")
@@ -183,8 +183,9 @@ def evaluate(
     report = evaluation.evaluate(p, list(knees["grade"]), list(knees["patient"]), flipped=p_flip, seed=seed)
     split = {"val": "validation"}.get(split, split)
     name = texts if isinstance(texts, str) else texts.name
-    report = {"model": Path(model).name, "world": chosen.world, "split": split, "prompts": name, **report}
-    typer.echo(f"{Path(model).name} on {chosen.world}, {split}: {report['n']} images, {report['n_patients']} patients")
+    world = knees.info.description
+    report = {"model": Path(model).name, "world": world, "split": split, "prompts": name, **report}
+    typer.echo(f"{Path(model).name} on {world}, {split}: {report['n']} images, {report['n_patients']} patients")
     typer.echo(str(Table(report_rows(report))))
     typer.echo(_disclaimer())
     write_json(json_file, report)

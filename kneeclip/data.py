@@ -21,11 +21,17 @@ from tqdm.auto import tqdm
 
 from kneeclip.errors import KneeError, KneeWarning
 from kneeclip.films import Film, Listing, graded_twice, lacking, list_films, read_film, read_grey
-from kneeclip.presets import PRESETS
+from kneeclip.presets import OTHERS, PRESETS, PUBLIC
 from kneeclip.store import make_row, pixels_of, stored
 
 __all__ = ["grey_arrays", "load_knees", "read_grey", "require_split", "tune_mask"]
 
+#: The public data set (Chen 2018, doi 10.17632/56rmx5bjcr.1): images of KL0 to KL4 in each split.
+CARD = {
+    "train": (2286, 1046, 1516, 757, 173),
+    "validation": (328, 153, 212, 106, 27),
+    "test": (639, 296, 447, 223, 51),
+}
 TUNE_SHARE = 0.10  # of the train patients
 KAGGLE = "shashwatwork/knee-osteoarthritis-dataset-with-severity"
 #: Phantoms: patients and seed of each split. Seeds from PRETRAIN_SEED on are for pretraining alone, so that no
@@ -74,14 +80,15 @@ def load_knees(
     if sides not in ("both", "L", "R"):
         raise KneeError("there are no such sides", f"sides={sides!r}", "choose both, L or R")
     knees = _phantoms(phantom_patients or {}) if str(source) == "phantom" else _real_knees(find_source(source))
+    world = PRESETS["phantom"].world if str(source) == "phantom" else _world(knees)
+    for rows in knees.values():  # a run's card reads it there
+        rows.info.description = world
     if sides != "both" and "train" in knees:
         of_side = np.flatnonzero(np.array(knees["train"]["side"]) == sides)
         if not len(of_side):
             remedy = "end the file names in L or R, as in 9001695L.png, or take both sides"
             raise KneeError("the names of train tell of no knee of that side", f"sides={sides!r}", remedy)
         knees["train"] = knees["train"].select(of_side)
-    for rows in knees.values():  # a run's card reads it there
-        rows.info.description = PRESETS["phantom" if str(source) == "phantom" else "knees"].world
     return Knees(knees)
 
 
@@ -203,6 +210,15 @@ def decode(listing: Listing) -> Iterator[tuple[Film, np.ndarray | KneeError]]:
             for film, pixels in zip(part, pool.map(one, part), strict=True):
                 bar.update()
                 yield film, pixels
+
+
+def _world(knees: DatasetDict) -> str:
+    """Whose real knees these are, told by their grades: nobody else's may pass for the public ones."""
+    found: dict[str, np.ndarray] = {}
+    for name, rows in knees.items():
+        split = "train" if name == "tune" else name
+        found[split] = found.get(split, 0) + np.bincount(rows["grade"], minlength=5)
+    return PUBLIC if all(tuple(counts) == CARD[split] for split, counts in found.items()) else OTHERS
 
 
 def _real_knees(source: Path) -> DatasetDict:

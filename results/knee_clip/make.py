@@ -152,7 +152,7 @@ def train_student(start, teachers, films, grades, s: Settings, store: Store, wat
     prompts = as_prompts(s.prompts)
     tokens = clip.tokenize(model, processor, prompts)
     width = model.config.vision_config.hidden_size
-    heads = nn.ModuleList([nn.Linear(width, t.body[5].b2.num_features) for t in teachers]).to(device)
+    heads = nn.ModuleList([nn.Linear(width, t.channels) for t in teachers]).to(device)
     learnt = nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, s.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=BETAS, eps=EPS, fused=True)
@@ -228,7 +228,7 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
     every = 5 if device.type == "cuda" else 1  # on a CPU an epoch is minutes
     stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of, every) for t in teachers}
     films, watched = (torch.from_numpy(np.stack(kc.data.grey_arrays(rows))) for rows in (train, tune))
-    mirrored, watched = (_mirrored(f, rows).to(device) for f, rows in ((films, train), (watched, tune)))
+    turned, watched = (mirrored(f, rows).to(device) for f, rows in ((films, train), (watched, tune)))
     grades = grades.to(device)
 
     def note(who, epoch, losses, p, p_flip):
@@ -236,13 +236,13 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
         row = {"epoch": epoch + 1, "losses": losses, "seconds": round(time.perf_counter() - begun)}
         row |= {name: report[name] for name in ("accuracy", "qwk")}
         row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
-        stores[who].history.append(row | {"tempered_loss": _tempered(p, p_flip, tune["grade"])})
+        stores[who].history.append(row | {"tempered_loss": tempered(p, p_flip, tune["grade"])})
         print(who, stores[who].history[-1], flush=True)
 
     def trained(t: teaching.Settings) -> teaching.Teacher:
         name = f"teacher-{t.seed}"
         return teaching.train_teacher(
-            mirrored, grades, t, stores[name],
+            turned, grades, t, stores[name],
             lambda epoch, loss, who: note(name, epoch, loss, *teaching.grade(who, watched, t).double().cpu().numpy()),
         )  # fmt: skip
 
@@ -307,14 +307,14 @@ def card(model: CLIPModel, s: Settings) -> str:
     )
 
 
-def _tempered(p, p_flip, grades) -> float:
+def tempered(p, p_flip, grades) -> float:
     """The flip-averaged cross-entropy on `tune` once a temperature has been fitted: for choosing, not for reporting."""
     averaged = flip_average(p, p_flip)
     z = np.log(averaged.clip(1e-12)) / fit_temperature(averaged, grades)
     return float(log_loss(grades, softmax(z, axis=1), labels=range(5)))
 
 
-def _mirrored(films: torch.Tensor, rows) -> torch.Tensor:
+def mirrored(films: torch.Tensor, rows) -> torch.Tensor:
     """Films (N, H, W), left knees mirrored to right ones."""
     left = torch.tensor([side == "L" for side in rows["side"]])
     return torch.where(left[:, None, None], films.flip(-1), films)

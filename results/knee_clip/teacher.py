@@ -29,9 +29,11 @@ class Settings:
     halves: bool = False  # both halves of the joint through one network, the left one mirrored onto the right one
     mixup: float = 0.0  # of the Beta distribution that two images are mixed by [Zhang et al. 2018]; 0 mixes none
     size: int = 176  # pixels, of the middle of a film of 224
+    shown: int = 176  # pixels that this middle is shown at
     width: int = 48  # channels of the first stage; doubled in each of the next three
     dropout: float = 0.3
     epochs: int = 45
+    warmup: float = 2  # epochs
     batch_size: int = 64
     lr: float = 2e-3
     weight_decay: float = 0.05
@@ -63,7 +65,7 @@ class Teacher(nn.Module):
 
     def __init__(self, s: Settings):
         super().__init__()
-        self.halves = s.halves
+        self.halves, self.channels = s.halves, 4 * s.width  # channels of the map
         self.stem = nn.Sequential(
             nn.Conv2d(1, s.width, 7, 2, 3, bias=False),
             nn.BatchNorm2d(s.width),
@@ -143,14 +145,14 @@ def _seen(x: torch.Tensor, s: Settings, train: bool) -> torch.Tensor:
     """What the teacher is shown of films (N, H, W): the centre, and in training a disguised one."""
     share = s.size / x.shape[-1]
     if not train:
-        return standardised(warped(x, s.size, share, None))
+        return standardised(warped(x, s.shown, share, None))
     u = chance(len(x), x.device)
-    x = standardised(exposed(warped(x, s.size, share, u)[:, 0], u)[:, None])
+    x = standardised(exposed(warped(x, s.shown, share, u)[:, 0], u)[:, None])
     return x * (1 + 0.15 * u[:, 6])[:, None, None, None] + 0.2 * u[:, 7][:, None, None, None]
 
 
 @torch.no_grad()
-def grade(teacher: Teacher, films: torch.Tensor, s: Settings) -> torch.Tensor:
+def grade(teacher: nn.Module, films: torch.Tensor, s: Settings) -> torch.Tensor:
     """Probabilities (2, N, 5) of films (N, H, W): of the view as it is and of its flip."""
     teacher.eval()
     found = []
@@ -161,15 +163,16 @@ def grade(teacher: Teacher, films: torch.Tensor, s: Settings) -> torch.Tensor:
     return torch.cat(found, 1).softmax(-1)
 
 
-def train_teacher(films, grades, s: Settings, store, watch) -> Teacher:
+def train_teacher(films, grades, s: Settings, store, watch, new=Teacher) -> nn.Module:
     """One teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
+    `new` makes it from its settings.
     `store` keeps and gives back what a killed run has reached (see `make.Store`); ``watch(epoch, losses, teacher)``
     looks on. The teacher is the running average of the weights.
     """
     torch.manual_seed(s.seed)
     device = films.device
-    model = Teacher(s).to(device, memory_format=torch.channels_last)
+    model = new(s).to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameter_groups(model, s.weight_decay), lr=s.lr, fused=True)
@@ -193,7 +196,7 @@ def train_teacher(films, grades, s: Settings, store, watch) -> Teacher:
             if s.mixup:
                 x, y = share * x + (1 - share) * x.roll(1, 0), share * y + (1 - share) * y.roll(1, 0)
             for group in optimizer.param_groups:
-                warm = min(1, (step + 1) / (2 * per_epoch))
+                warm = min(1, (step + 1) / (s.warmup * per_epoch))
                 group["lr"] = s.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / total))
             with mixed(device):
                 logits, _ = model(x)

