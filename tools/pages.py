@@ -35,6 +35,8 @@ TEMPLATE = """
 <style>
 main{max-width:62rem;margin:0 auto}
 nav.kit{max-width:62rem;margin:0 auto;padding:.6rem 1rem;font:15px/1.5 system-ui,sans-serif;color:#555}
+.jp-RenderedMarkdown .highlight{margin:0 0 1em;padding:.5em .8em;background:#f5f5f5;overflow-x:auto}
+.jp-RenderedMarkdown .highlight pre{background:none}
 .equation{margin:1rem 0;text-align:center;overflow-x:auto}
 </style>
 {%- endblock -%}
