@@ -421,7 +421,8 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     teacher, before = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("longer_teacher", "row_13"))
     told = {"11": teacher["history"], "13": before["history"]["student"], "18": run["history"]["student"]}
     told |= {str(14 + i): run["history"][f"teacher-{i}"] for i in range(4)}
-    told["19"] = json.loads((folder / "photographs_176.json").read_text(encoding="utf-8"))["history"]
+    for row, shown in (("19", 176), ("20", 224)):
+        told[row] = json.loads((folder / f"photographs_{shown}.json").read_text(encoding="utf-8"))["history"]
     for name, history in told.items():
         names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
         accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
@@ -431,8 +432,10 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     losses = [f"{told[row][-1]['tempered_loss']:.3f}".lstrip("0") for row in ("14", "15", "16", "17", "18")]
     shown = f"is {losses[-1]} where theirs are {min(losses[:-1])} to {max(losses[:-1])}"
     assert shown in prose(folder / "LOG.md")
-    seen = f"{told['19'][-1]['tempered_loss']:.3f}".lstrip("0")  # ImageNet's photographs
-    assert f"`tune` is {seen} (14 to 17: {min(losses[:-1])} to {max(losses[:-1])})" in prose(folder / "LOG.md")
+    seen = [f"{told[row][-1]['tempered_loss']:.3f}".lstrip("0") for row in ("19", "20")]  # ImageNet's photographs
+    assert f"`tune` is {seen[0]} (14 to 17: {min(losses[:-1])} to {max(losses[:-1])})" in prose(folder / "LOG.md")
+    assert f"it passes all of them and 18 too: {seen[1]} (18: {losses[-1]})" in prose(folder / "LOG.md")
+    assert seen[1] < min(losses)
     page = prose(folder / "README.md")
     for row in ("5", "12", "13"):  # the models before it, each graded once more here or there
         before = json.loads((folder / f"validation_of_row_{row}.json").read_text(encoding="utf-8"))
