@@ -55,16 +55,16 @@ def plane(X, T, *, scale: float | None = None, world: str = "") -> Figure:
         start, end = at["image"][i], at["prompt"][j]
         turn = np.radians(np.linspace(start, end, 40))
         text = f"{abs(end - start):.0f}°, cos {S[i, j]:.2f}"
-        if abs(end - start) < 25:  # no room for the words on it: it lies at the tips, and they stand beyond them
-            r, middle = 0.92, turn.mean()
-            ax.text(1.04 * np.cos(middle), 1.04 * np.sin(middle), text, fontsize=8, ha="left", va="center")
+        narrow = abs(end - start) < 25  # no room for the words on its arc: at the tips, and the words beyond them
+        r = 0.92 if narrow else r
         ax.plot(r * np.cos(turn), r * np.sin(turn), color=FAINT, linewidth=0.9)
-        if abs(end - start) < 25:
-            continue
-        if (i, j) == pairs[-1]:
-            turn = turn[20:]  # of two free places the widest takes the other one
-        clear = turn[np.abs(turn[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
-        ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
+        if narrow:
+            middle = turn.mean()
+            ax.text(1.04 * np.cos(middle), 1.04 * np.sin(middle), text, fontsize=8, ha="left", va="center")
+        else:
+            free = turn[20:] if (i, j) == pairs[-1] else turn  # of two free places the widest takes the other one
+            clear = free[np.abs(free[:, None] - vectors).min(1).argmax()]  # on the arc, farthest from every vector
+            ax.text(r * np.cos(clear), r * np.sin(clear), text, fontsize=8, ha="center", va="center", bbox=_BEHIND)
     ax.set(xlim=(-0.16, 1.3), ylim=(-0.1, 1.16), aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
     ax.set_title("Two images and two prompts" if (len(X), len(T)) == (2, 2) else "Unit vectors")
     if scale is not None:
