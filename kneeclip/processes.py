@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -143,15 +145,20 @@ def complain(text: str) -> None:
     The launcher gives its processes of one machine a folder in common, new for each attempt; who makes the mark in
     it speaks.
     """
+    if _first_to_fail():
+        print(text, file=sys.stderr if rank() == 0 else sys.__stderr__, flush=True)
+
+
+def _first_to_fail() -> bool:
     shared = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <folder of the attempt>/<rank>/error.json
     if world() > 1 and shared:
         try:
             (Path(shared).parents[1] / "kneeclip-spoke").touch(exist_ok=False)
         except FileExistsError:
-            return
+            return False
         except OSError:
             pass  # twice is better than never
-    print(text, file=sys.stderr if rank() == 0 else sys.__stderr__, flush=True)
+    return True
 
 
 def part() -> None:
@@ -194,6 +201,7 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
         raise KneeError("this system can't fork a notebook into processes", sys.platform, remedy)
     from accelerate import notebook_launcher
     from accelerate.state import AcceleratorState
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     def forked() -> None:
@@ -202,9 +210,16 @@ def launch(function: Callable, *args, processes: int = 2) -> None:
         import torch
 
         torch.set_num_threads(1)
-        with redirect_stdout(shown), one_voice():
-            function(*args)
-        part()
+        try:
+            with redirect_stdout(shown), one_voice():
+                function(*args)
+            part()
+        except Exception as error:
+            # stopped by the launcher while it words its error, a process would print a traceback: let it die unheard
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if not isinstance(error, SignalException) and not _first_to_fail():
+                time.sleep(60)  # it stumbled over another's end, whose error is the one to tell: wait to be stopped
+            raise
 
     AcceleratorState._reset_state(reset_partial_state=True)
     shown, loud = sys.stdout, logging.root.manager.disable

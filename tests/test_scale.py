@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -141,6 +142,33 @@ def test_what_fails_in_a_launch_comes_back_as_its_sentence(knees, tmp_path, capf
     with pytest.raises(KneeError, match=r"^the folder can't be written .*choose another folder.*$"):
         processes.launch(job, knees, tmp_path / "file" / "run")
     assert "Traceback" not in capfd.readouterr().err
+
+
+class Wordy(Exception):
+    """An error that takes its time to say what it is."""
+
+    def __str__(self):
+        time.sleep(1.5)
+        return "too late"
+
+
+def fail_in_turn(first, marks):
+    """The process `first` fails; the other stumbles over that, and is stopped while it words its own error."""
+    if processes.rank() == first:
+        (marks / "failed").touch()
+        raise KneeError("the first to fail")
+    while not (marks / "failed").exists():
+        time.sleep(0.01)
+    time.sleep(0.02)
+    raise Wordy
+
+
+@needs_fork
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_process_that_stumbles_over_anothers_end_is_not_heard(first, tmp_path, capfd):
+    with pytest.raises(KneeError, match="^the first to fail$"):
+        processes.launch(fail_in_turn, first, tmp_path)
+    assert capfd.readouterr().err == ""
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
