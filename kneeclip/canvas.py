@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -33,6 +34,7 @@ LINES = {
     "tune_flip_agreement": ("#009e73", ":"),
 }
 METRICS = {"accuracy": "accuracy", "qwk": "QWK", "flip_agreement": "flip agreement", "averaged": "averaged accuracy"}
+FEW = 12  # words in a panel that a description repeats: more than that is a table
 INK, FAINT = "#222222", "#666666"
 STYLE = {
     "font.size": 9,
@@ -55,21 +57,43 @@ STYLE = {
 class Picture(Figure):
     """A Figure that a notebook shows as an image even where nobody has imported pyplot."""
 
-    def _repr_png_(self) -> bytes:
+    alt = ""  # what a page reads out to who can't see the image
+
+    def _repr_png_(self) -> tuple[bytes, dict]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return buffer.getvalue(), {"alt": self.alt}
 
 
 def styled(draw):
-    """Draw under STYLE and leave the user's rcParams as they were."""
+    """Draw under STYLE, leave the user's rcParams as they were, and say in words what has been drawn."""
+    what = draw.__doc__.partition("\n")[0].partition(" Notebook")[0]
+    what = re.sub(r"[`*]| \((?:[NKRC2],? ?)+\)", "", what)  # shapes and marks are for who calls it
 
     @functools.wraps(draw)
     def wrapped(*args, **kwargs) -> Figure:
         with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+        figure.alt = " ".join(" ".join([what, *_words(figure)]).replace(r"\$", "$").split())
+        return figure
 
     return wrapped
+
+
+def _words(figure: Figure) -> Iterator[str]:
+    """What each panel of a figure says in letters, and the caption, a sentence each."""
+    for ax in figure.axes:
+        title, legend = ax.get_title("left") or ax.get_title(), ax.get_legend()
+        ticks = [label.get_text() for axis in (ax.xaxis, ax.yaxis) for label in axis.get_ticklabels()]
+        said = {"across": [ax.get_xlabel()], "upwards": [ax.get_ylabel()]}
+        # what begins like a number belongs to a scale
+        said["names"] = [text for text in ticks if any(map(str.isalpha, text)) and text[0] not in "$0123456789−"]
+        said["legend"] = [text.get_text() for text in legend.get_texts()] if legend else []
+        said["written in it"] = [text.get_text() for text in ax.texts] if len(ax.texts) <= FEW else []
+        told = [f"{where}: {', '.join(filter(None, texts))}" for where, texts in said.items() if any(texts)]
+        if title or told:
+            yield ": ".join(filter(None, [title, "; ".join(told)])) + "."
+    yield from (f"{text}." for text in (figure.get_suptitle(), figure.get_supxlabel()) if text)
 
 
 def new_picture(width: float, height: float, rows: int = 1, columns: int = 1, *, caption: str = "", **kwargs):

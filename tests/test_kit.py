@@ -44,12 +44,14 @@ class Reader(HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.loads, self.links, self.text, self.ids, self.inside = [], [], [], set(), []
+        self.loads, self.links, self.text, self.alts, self.ids, self.inside = [], [], [], [], set(), []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
         if tag in ("pre", "code", "style", "svg"):
             self.inside.append(tag)
+        if tag == "img":
+            self.alts.append(dict(attrs).get("alt"))
         for name, value in attrs:
             if name == "id":
                 self.ids.add(value)
@@ -88,6 +90,13 @@ def test_no_page_loads_anything(kit, read_pages):
     for path, page in read_pages.items():
         assert not [load for load in page.loads if not load[1].startswith("data:")], path.name
         assert not re.findall(r"@import|url\(\s*['\"]?(?:https?:)?//", path.read_text(encoding="utf-8")), path.name
+
+
+def test_every_picture_says_in_words_what_it_shows(read_pages):
+    alts = {path.name: page.alts for path, page in read_pages.items()}
+    assert all(len(alts[source.with_suffix(".html").name]) > 3 for source in (ROOT / "notebooks").glob("0*.ipynb"))
+    for name, said in alts.items():
+        assert all(alt and len(alt) > 12 and "No description" not in alt for alt in said), name
 
 
 def test_links_stay_inside_the_kit_and_lead_somewhere(kit, read_pages):

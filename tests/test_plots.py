@@ -169,7 +169,8 @@ def _luminance(colour):
 def test_every_figure_draws_names_its_world_and_fits_its_page(name):
     figure = FIGURES[name](world="phantom knees, n = 7")
     assert isinstance(figure, Figure)
-    figure._repr_png_()  # drawn for good: a missing glyph would warn
+    _, shown = figure._repr_png_()  # drawn for good: a missing glyph would warn
+    assert shown["alt"].endswith("phantom knees, n = 7.") and "Notebook" not in shown["alt"]
     assert _texts(figure).count("phantom knees, n = 7") == 1
     box, page = figure.get_tightbbox(), figure.bbox_inches
     pixel = 0.01  # a title's box has room for accents that it may not have
@@ -249,10 +250,13 @@ def test_the_users_own_style_neither_leaks_in_nor_is_changed(name):
 
 def test_a_notebook_shows_a_figure_without_pyplot():
     figure = FIGURES["forest"]()
-    assert figure._repr_png_().startswith(b"\x89PNG")
     formatters = pytest.importorskip("IPython.core.formatters")
-    shown, _ = formatters.DisplayFormatter().format(figure)
+    shown, told = formatters.DisplayFormatter().format(figure)
     assert shown["image/png"].startswith(b"\x89PNG")
+    assert told["image/png"]["alt"] == (
+        "Estimates with their intervals, one a line. across: accuracy (n = 300); names: a, b, c; "
+        "written in it: 0.700 [0.600, 0.800], 0.500 [0.400, 0.550], 0.300."
+    )
     code = "import sys, kneeclip.plots, kneeclip.evaluation; print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 

@@ -119,10 +119,9 @@ def new_student(start: Path, s: Settings) -> tuple[CLIPModel, CLIPProcessor]:
     return model, CLIPProcessor(image_processor=images, tokenizer=processor.tokenizer)
 
 
-def disguised(films: torch.Tensor, size: int) -> torch.Tensor:
-    """Films (N, H, W) uint8 -> (N, S, S) in 0 to 1, warped and exposed anew."""
-    u = teaching.chance(len(films), films.device)
-    x = teaching.warped(films, size, size / films.shape[-1], u)[:, 0]
+def disguised(films: torch.Tensor, size: int, share: float, u: torch.Tensor) -> torch.Tensor:
+    """Films (N, H, W) uint8 -> (N, S, S) in 0 to 1: their central `share`, warped and exposed as `u` says."""
+    x = teaching.warped(films, size, share, u)[:, 0]
     x = teaching.exposed(x, u)
     mean = x.mean((1, 2), keepdim=True)
     x = (x - mean) * (1 + 0.2 * u[:, 6])[:, None, None] + mean + 0.06 * u[:, 7][:, None, None]
@@ -168,7 +167,7 @@ def train_student(start, teachers, films, grades, s: Settings, store: Store, wat
         for i in range(per_epoch):
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
-            x = disguised(films[batch], s.size)
+            x = disguised(films[batch], s.size, s.size / films.shape[-1], teaching.chance(len(batch), device))
             which = int(torch.randint(len(teachers), ()))
             q, maps = taught(teachers[which], x)
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
