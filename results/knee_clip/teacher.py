@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+import kneeclip as kc
 from kneeclip.training import parameter_groups
 
 
@@ -65,7 +66,7 @@ class Teacher(nn.Module):
 
     def __init__(self, s: Settings):
         super().__init__()
-        self.halves, self.channels = s.halves, 4 * s.width  # channels of the map
+        self.halves, self.shown, self.channels = s.halves, s.shown, 4 * s.width  # channels of the map
         self.stem = nn.Sequential(
             nn.Conv2d(1, s.width, 7, 2, 3, bias=False),
             nn.BatchNorm2d(s.width),
@@ -141,6 +142,13 @@ def chance(n: int, device: torch.device) -> torch.Tensor:
     return (torch.rand(n, 10) * 2 - 1).to(device)
 
 
+def turned(rows) -> torch.Tensor:
+    """The films of a split, (N, H, W) uint8, left knees mirrored to right ones."""
+    films = torch.from_numpy(np.stack(kc.data.grey_arrays(rows)))
+    left = torch.tensor([side == "L" for side in rows["side"]])
+    return torch.where(left[:, None, None], films.flip(-1), films)
+
+
 def _seen(x: torch.Tensor, s: Settings, train: bool) -> torch.Tensor:
     """What the teacher is shown of films (N, H, W): the centre, and in training a disguised one."""
     share = s.size / x.shape[-1]
@@ -167,7 +175,7 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher) -> nn.M
     """One teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
     `new` makes it from its settings.
-    `store` keeps and gives back what a killed run has reached (see `make.Store`); ``watch(epoch, losses, teacher)``
+    `store` keeps and gives back what a killed run has reached (`records.Store`); ``watch(epoch, losses, teacher)``
     looks on. The teacher is the running average of the weights.
     """
     torch.manual_seed(s.seed)
