@@ -14,6 +14,7 @@ import kneeclip as kc
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, read_run
 from kneeclip.loading import model_folder
 from kneeclip.phantom import make_phantoms
+from kneeclip.prompts import as_prompts
 
 FOLDER = model_folder("knee-clip")
 RESULTS = Path(__file__).parents[1] / "results" / "knee_clip"
@@ -143,13 +144,19 @@ def test_a_network_without_its_weights_names_the_package(maker, monkeypatch):
         photographs.photographs("lite0")
 
 
-def test_the_student_takes_the_places_of_the_films_middle(maker, tmp_path):
-    """176 of 224 px begin 24 px in, one patch and a half: its place i lies between those of i + 1 and i + 2."""
+def small_start(folder):
+    """A CLIP of 224 px with one narrow layer, saved in `folder`."""
     from kneeclip.pretrain import Pretraining, new_clip, train_tokenizer
 
     settings = Pretraining(image_size=224, patch_size=16, width=16, layers=1, text_layers=1, heads=1, dim=8)
-    start, processor = new_clip(settings, train_tokenizer(["a knee of grade two"] * 4, 600))
-    kc.save_clip(start, processor, tmp_path / "start")
+    start, processor = new_clip(settings, train_tokenizer(list(as_prompts("criteria").flat) * 4, 600))
+    kc.save_clip(start, processor, folder)
+    return start
+
+
+def test_the_student_takes_the_places_of_the_films_middle(maker, tmp_path):
+    """176 of 224 px begin 24 px in, one patch and a half: its place i lies between those of i + 1 and i + 2."""
+    start = small_start(tmp_path / "start")
     student, crop = maker.new_student(tmp_path / "start", maker.Settings())
     place = start.vision_model.embeddings.position_embedding.weight[1:].view(14, 14, 16)
     found = student.vision_model.embeddings.position_embedding.weight[1:].view(11, 11, 16)
@@ -157,6 +164,41 @@ def test_the_student_takes_the_places_of_the_films_middle(maker, tmp_path):
     torch.testing.assert_close(found[3, 5], four / 4)
     film = make_phantoms(1, 6, size=224).images
     np.testing.assert_array_equal(kc.preprocess(crop, film), film[:, 24:200, 24:200])
+
+
+def test_a_student_goes_on_to_the_bit_and_listens_to_whom_it_should(maker, tmp_path):
+    """Killed in its second epoch it ends with the same weights; with its own answers alone no teacher matters."""
+    small_start(tmp_path / "start")
+    drawn = make_phantoms(4, 6, size=224)
+    films, grades = torch.from_numpy(drawn.images), torch.tensor(drawn.grades)
+    own = torch.full((len(films), 5), 0.2)
+
+    def teacher(seed, **options):
+        torch.manual_seed(seed)
+        return maker.teaching.Teacher(maker.teaching.Settings(width=4, **options)).eval()
+
+    def taught(name, seed=0, fail=None, **options):
+        s = maker.Settings(epochs=2, batch_size=4, warmup=0.5, every=1, **options)
+        store = maker.Store(tmp_path, name, {})
+
+        def watch(epoch, losses, average):
+            assert np.isfinite(losses).all()
+            if epoch == fail:
+                raise InterruptedError
+
+        student = maker.new_student(tmp_path / "start", s)
+        teachers = [teacher(seed), teacher(seed + 1, halves=True)]
+        return maker.train_student(*student, teachers, films, grades, s, store, watch, own).state_dict()
+
+    def same(one, other):
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    whole = taught("whole", own=0.5)
+    with pytest.raises(InterruptedError):
+        taught("killed", own=0.5, fail=1)
+    assert same(taught("killed", own=0.5), whole)
+    assert not same(taught("others", seed=5, own=0.5), whole)
+    assert same(taught("deaf", own=1.0, dense=0.0), taught("deaf to others", seed=5, own=1.0, dense=0.0))
 
 
 def test_the_figures_on_validation_hold(knee_clip, real_data):
