@@ -423,6 +423,7 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     told |= {str(14 + i): run["history"][f"teacher-{i}"] for i in range(4)}
     for row, shown in (("19", 176), ("20", 224)):
         told[row] = json.loads((folder / f"photographs_{shown}.json").read_text(encoding="utf-8"))["history"]
+    told["21"] = json.loads((folder / "further.json").read_text(encoding="utf-8"))["tries"][1]["history"]
     for name, history in told.items():
         names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
         accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
@@ -445,6 +446,26 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     assert "reaches one of its three targets" in page
     assert now["accuracy"] >= 0.62 > now["ci"]["accuracy"][0] and now["ci"]["ece"][0] < 0.05 < now["ece"] < 0.0515
     assert now["qwk"] < now["ci"]["qwk"][1] < 0.78 and now["accuracy"] < 0.66 < now["ci"]["accuracy"][1]
+
+
+def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
+    page, folder = prose(ROOT / "results/knee_clip/LOG.md"), ROOT / "results/knee_clip"
+    found = json.loads((folder / "further.json").read_text(encoding="utf-8"))
+    stopped, whole = (one["history"] for one in found["tries"])
+
+    def bare(x):
+        return f"{x:.3f}".lstrip("0")
+
+    last, before, looks = whole[-1], found["before"], [row["tempered_loss"] for row in whole]
+    assert (min(looks), max(looks)) == (looks[0], looks[3]) and before["tempered_loss"] - looks[-1] < 0.01
+    for shown in (
+        f"ends at {bare(looks[-1])} where 18 has {bare(before['tempered_loss'])}",
+        "{} and {} for {} and {})".format(*(bare(row[key]) for row in (last, before) for key in ("accuracy", "qwk"))),
+        f"between {bare(min(looks))} (the first) and {bare(max(looks))} (the fourth)",
+        "had {} after one epoch and {} after two".format(*(bare(row["tempered_loss"]) for row in stopped)),
+        f"fell from {bare(whole[0]['losses'][0])} to {bare(last['losses'][0])}",
+    ):
+        assert shown in page, shown
 
 
 def test_knee_clip_against_the_one_before_it_is_told_as_found():
