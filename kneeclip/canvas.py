@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib as mpl
@@ -65,9 +66,25 @@ class Picture(Figure):
         return buffer.getvalue(), {"alt": self.alt}
 
 
+def _tell_ipython() -> None:
+    """Once pyplot is imported IPython asks matplotlib for the image of a Figure, which has no alternative text."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    formatter = shell.display_formatter.formatters["image/png"]
+
+    def shown(figure: Picture):
+        printer = formatter.type_printers.get(Figure)  # matplotlib's, with the user's settings
+        found = printer(figure) if printer else figure._repr_png_()
+        data, told = found if isinstance(found, tuple) else (found, {})
+        return data, told | {"alt": figure.alt}
+
+    formatter.for_type(Picture, shown)
+
+
 def styled(draw):
     """Draw under STYLE, leave the user's rcParams as they were, and say in words what has been drawn."""
-    what = draw.__doc__.partition("\n")[0].partition(" Notebook")[0]
+    what = (draw.__doc__ or "").partition("\n")[0].partition(" Notebook")[0]  # none under python -OO
     what = re.sub(r"[`*]| \((?:[NKRC2],? ?)+\)", "", what)  # shapes and marks are for who calls it
 
     @functools.wraps(draw)
@@ -75,6 +92,7 @@ def styled(draw):
         with mpl.rc_context(STYLE):
             figure = draw(*args, **kwargs)
         figure.alt = " ".join(" ".join([what, *_words(figure)]).replace(r"\$", "$").split())
+        _tell_ipython()
         return figure
 
     return wrapped

@@ -140,16 +140,17 @@ def one_voice() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """`text` on the error stream, once in a launch: by the process that fails first, whichever that is.
-
-    The launcher gives its processes of one machine a folder in common, new for each attempt; who makes the mark in
-    it speaks.
-    """
+    """`text` on the error stream, once in a launch: by the process that fails first, whichever that is."""
     if _first_to_fail():
         print(text, file=sys.stderr if rank() == 0 else sys.__stderr__, flush=True)
 
 
 def _first_to_fail() -> bool:
+    """Whether no other process of this launch has failed before, as far as this machine can tell.
+
+    The launcher gives its processes of one machine a folder in common, new for each attempt: who makes the mark in it
+    is the first.
+    """
     shared = os.environ.get("TORCHELASTIC_ERROR_FILE")  # <folder of the attempt>/<rank>/error.json
     if world() > 1 and shared:
         try:

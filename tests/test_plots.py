@@ -261,6 +261,18 @@ def test_a_notebook_shows_a_figure_without_pyplot():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
+def test_a_figure_keeps_its_words_where_pyplot_has_been_imported(tmp_path):
+    nbformat, execute = pytest.importorskip("nbformat"), pytest.importorskip("nbconvert.preprocessors")
+    cells = [
+        "import matplotlib.pyplot as plt\nplt.figure()",
+        "import kneeclip as kc\nkc.plots.confusion([[3, 1], [0, 2]])",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    execute.ExecutePreprocessor(timeout=120).preprocess(book, {"metadata": {"path": str(tmp_path)}})
+    (shown,) = book.cells[1].outputs
+    assert shown.metadata["image/png"]["alt"].startswith("A confusion matrix")
+
+
 def test_colours_keep_their_order_in_grey_print():
     shades = [_luminance(c) for c in plots.GRADE_COLOURS]
     assert (np.diff(shades) < -0.12).all()
