@@ -12,6 +12,16 @@ from kneeclip.checkpoints import require_writable, write_atomically
 from kneeclip.errors import KneeError
 from kneeclip.tables import ARMS_MIME, Table
 
+#: The block of an exporter's template that shows a figure: nbconvert's own leaves out its alternative text.
+FIGURE = """
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img alt="{{ (output | get_metadata('alt', 'image/png') or '') | escape_html }}" src="data:image/png;base64,
+{{- output.data['image/png'] | escape_html }}">
+</div>
+{%- endblock -%}
+"""
+
 
 def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", echo=print) -> list[dict]:
     """Execute every numbered notebook of a folder; write executed copies, pages and an index.
@@ -46,6 +56,7 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
     except ImportError as error:
         raise KneeError("Jupyter is missing", error.name, 'run pip install "kneeclip[notebooks]"') from None
     require_writable(out)
+    template = "{%- extends 'lab/index.html.j2' -%}" + FIGURE
     pages, rows = [], []
     for number, path in enumerate(paths, 1):
         notebook = nbformat.read(path, as_version=4)
@@ -60,7 +71,7 @@ def run_tutorial(notebooks: Path, out: Path, *, world: str = "phantom knees", ec
             failure = f"{error.ename}: {error.evalue}"
         except (CellTimeoutError, DeadKernelError) as error:
             failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        page, _ = HTMLExporter().from_notebook_node(notebook)
+        page, _ = HTMLExporter(raw_template=template).from_notebook_node(notebook)
         copy = out / path.name
         write_atomically(copy, lambda tmp, nb=notebook: nbformat.write(nb, tmp))
         write_atomically(copy.with_suffix(".html"), lambda tmp, text=page: tmp.write_text(text, encoding="utf-8"))

@@ -29,12 +29,14 @@ def test_copies_index_and_table(tmp_path):
         "02_second",
         "from kneeclip.tables import ARMS_MIME, Table\n"
         "Table([{'arm': 'clip', 'accuracy': 0.5, 'qwk': 0.25, 'flip_agreement': 1.0, 'seconds': 3}], mime=ARMS_MIME)",
+        "import kneeclip as kc\nkc.plots.confusion([[3, 1], [0, 2]])",
     )
     said = []
     rows = run_tutorial(notebooks, tmp_path / "out", echo=said.append)
     assert rows == [{"arm": "clip", "accuracy": 0.5, "qwk": 0.25, "flip_agreement": 1.0, "seconds": 3}]
     assert nbformat.read(tmp_path / "out" / "01_first.ipynb", 4).cells[1].outputs[0].text == "42\n"
     assert "42" in (tmp_path / "out" / "01_first.html").read_text()
+    assert '<img alt="A confusion matrix, by default' in (tmp_path / "out" / "02_second.html").read_text()
     index = (tmp_path / "out" / "index.html").read_text()
     assert "02_second.html" in index and "phantom knees" in index and "never for diagnosis" in index
     assert any("[2/2]" in line for line in said) and any("0.250" in line for line in said)

@@ -24,6 +24,8 @@ from nbconvert import HTMLExporter
 from nbconvert.exporters.html import contextfilter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from kneeclip.tutorial import FIGURE
+
 # nbconvert's own page without the scripts that it fetches (require.js, MathJax, mermaid, widgets)
 TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
@@ -44,13 +46,6 @@ nav.kit{max-width:62rem;margin:0 auto;padding:.6rem 1rem;font:15px/1.5 system-ui
 {{ super() }}
 <nav class="kit"><a href="{{ resources.kit_index }}">All pages</a> · for teaching and research, never for diagnosis
 </nav>
-{%- endblock -%}
-{%- block data_png scoped -%}
-{#- the lab template leaves out the alternative text -#}
-<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
-<img alt="{{ output | get_metadata('alt', 'image/png') | escape_html }}" src="data:image/png;base64,
-{{- output.data['image/png'] | escape_html }}">
-</div>
 {%- endblock -%}
 """
 # What ziamath does not know under this name, and the same thing under a name that it knows.
@@ -113,7 +108,7 @@ class _Markdown(IPythonRenderer):
 
 class _Exporter(HTMLExporter):
     def __init__(self, where: Callable[[str], str], folder: Path, **options):
-        super().__init__(raw_template=TEMPLATE, exclude_anchor_links=True, **options)
+        super().__init__(raw_template=TEMPLATE + FIGURE, exclude_anchor_links=True, **options)
         self.where, self.folder = where, folder
 
     @contextfilter
