@@ -52,6 +52,11 @@ def table(text, heading):
     return rows
 
 
+def short(x):
+    """A figure as the pages write it: .642, −.022."""
+    return f"{x:.3f}".replace("0.", ".").replace("-", "−")
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
@@ -430,10 +435,10 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
         assert rows[name] == [accuracy, qwk, ", ".join(averaged)], name
     assert [told[row][-1]["epoch"] for row in ("11", "13", "14", "17", "18")] == [60, 150, 45, 45, 120]
     assert run["recipe"]["student"]["epochs"] == 120 and run["recipe"]["asked"] == [0, 1, 2, 3]
-    losses = [f"{told[row][-1]['tempered_loss']:.3f}".lstrip("0") for row in ("14", "15", "16", "17", "18")]
+    losses = [short(told[row][-1]["tempered_loss"]) for row in ("14", "15", "16", "17", "18")]
     shown = f"is {losses[-1]} where theirs are {min(losses[:-1])} to {max(losses[:-1])}"
     assert shown in prose(folder / "LOG.md")
-    seen = [f"{told[row][-1]['tempered_loss']:.3f}".lstrip("0") for row in ("19", "20")]  # ImageNet's photographs
+    seen = [short(told[row][-1]["tempered_loss"]) for row in ("19", "20")]  # ImageNet's photographs
     assert f"`tune` is {seen[0]} (14 to 17: {min(losses[:-1])} to {max(losses[:-1])})" in prose(folder / "LOG.md")
     assert f"it passes all of them and 18 too: {seen[1]} (18: {losses[-1]})" in prose(folder / "LOG.md")
     assert seen[1] < min(losses)
@@ -453,17 +458,14 @@ def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
     found = json.loads((folder / "further.json").read_text(encoding="utf-8"))
     stopped, whole = (one["history"] for one in found["tries"])
 
-    def bare(x):
-        return f"{x:.3f}".lstrip("0")
-
     last, before, looks = whole[-1], found["before"], [row["tempered_loss"] for row in whole]
     assert (min(looks), max(looks)) == (looks[0], looks[3]) and before["tempered_loss"] - looks[-1] < 0.01
     for shown in (
-        f"ends at {bare(looks[-1])} where 18 has {bare(before['tempered_loss'])}",
-        "{} and {} for {} and {})".format(*(bare(row[key]) for row in (last, before) for key in ("accuracy", "qwk"))),
-        f"between {bare(min(looks))} (the first) and {bare(max(looks))} (the fourth)",
-        "had {} after one epoch and {} after two".format(*(bare(row["tempered_loss"]) for row in stopped)),
-        f"fell from {bare(whole[0]['losses'][0])} to {bare(last['losses'][0])}",
+        f"ends at {short(looks[-1])} where 18 has {short(before['tempered_loss'])}",
+        "{} and {} for {} and {})".format(*(short(row[key]) for row in (last, before) for key in ("accuracy", "qwk"))),
+        f"between {short(min(looks))} (the first) and {short(max(looks))} (the fourth)",
+        "had {} after one epoch and {} after two".format(*(short(row["tempered_loss"]) for row in stopped)),
+        f"fell from {short(whole[0]['losses'][0])} to {short(last['losses'][0])}",
     ):
         assert shown in page, shown
 
@@ -478,11 +480,8 @@ def test_knee_clip_against_the_one_before_it_is_told_as_found():
     for name in ("accuracy", "qwk", "ece", "auc_kl2"):
         assert abs(pair[name]["difference"] - (now[name] - before[name])) < 0.003, name
 
-    def bare(x):
-        return f"{x:.3f}".replace("0.", ".").replace("-", "−")
-
     def told(row):
-        return f"{bare(row['difference'])} [{bare(row['ci'][0])}, {bare(row['ci'][1])}]"
+        return f"{short(row['difference'])} [{short(row['ci'][0])}, {short(row['ci'][1])}]"
 
     points = "{:.1f} points [{:.1f}, {:.1f}]".format(
         *(100 * x for x in (pair["accuracy"]["difference"], *pair["accuracy"]["ci"]))

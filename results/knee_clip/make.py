@@ -138,9 +138,10 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
             u = teaching.chance(len(batch), device)
             which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
+            x, teacher = disguised(films[batch], s.size, share, u), teachers[which]
             # the same warp and exposure for both, each at the size that it is used to
-            x, shown = (disguised(films[batch], pixels, share, u) for pixels in (s.size, teachers[which].shown))
-            q, maps = taught(teachers[which], shown)
+            shown = x if teacher.shown == s.size else disguised(films[batch], teacher.shown, share, u)
+            q, maps = taught(teacher, shown)
             if own is not None:
                 q = s.own * own[batch] + (1 - s.own) * q
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
