@@ -88,7 +88,7 @@ def pretrain(
     sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
 ) -> None:
     """Make phantom-clip: a small CLIP trained from scratch on captioned phantoms."""
-    from kneeclip.pretrain import Pretraining
+    from kneeclip.newborn import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
     settings = dataclasses.replace(Pretraining(), **given(seed=seed, patients=patients, epochs=epochs), sides=sides)

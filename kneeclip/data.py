@@ -38,7 +38,16 @@ KAGGLE = "shashwatwork/knee-osteoarthritis-dataset-with-severity"
 #: bundled model has seen a phantom of the tutorial.
 PHANTOM_SPLITS = {"train": (500, 101), "tune": (60, 102), "validation": (200, 103), "test": (200, 104)}
 PRETRAIN_SEED = 1_000_000
-DRAWING = ("anatomy.py", "exposure.py", "phantom.py", "radiograph.py", "sdf.py", "wording.py")
+DRAWING = (
+    "anatomy.py",
+    "contours.py",
+    "exposure.py",
+    "grading.py",
+    "phantom.py",
+    "radiograph.py",
+    "sdf.py",
+    "wording.py",
+)
 
 
 def load_knees(

@@ -16,11 +16,8 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from kneeclip.errors import KneeError
+from kneeclip.probabilities import as_array, as_pair, as_probabilities, flip_average, log_of, with_grades
 from kneeclip.resampling import bootstrap, calibration_gap, draw_patients, interval, mean_by_resample
-
-# Stands in for a probability of 0, so that its logarithm is finite: float32 rounds to 0 below it, and studies, which
-# store five decimals, below 5e-6.
-_TINY = 1e-45
 
 
 def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.95) -> dict:
@@ -68,14 +65,14 @@ def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.
     Source: ECE, Guo et al. 2017, eq. 3; resampling whole clusters, Davison & Hinkley 1997, sec. 3.8.
     Notebook: 05.
     """
-    p, grades = _checked(p, grades)
+    p, grades = with_grades(p, grades)
     owner, draws = draw_patients(patients, len(p), n_boot, seed, level)
     scores = _scores(p, grades, owner, draws, level)
     report = {"n": len(p), **scores, "flip_agreement": None, "averaged": None}
     if flipped is not None:
         mean = flip_average(p, flipped)
         report["averaged"] = _scores(mean, grades, owner, draws, level) | _by_grade(mean, grades)
-        agree = p.argmax(1) == _array(flipped).argmax(1)
+        agree = p.argmax(1) == as_array(flipped).argmax(1)
         report["flip_agreement"] = float(agree.mean())
         report["ci"]["flip_agreement"] = interval(mean_by_resample(agree, owner, draws), level)
     return report | _by_grade(p, grades) | _settings(draws, seed, level)
@@ -113,7 +110,7 @@ def compare(p_a, p_b, grades, patients, *, n_boot=1000, seed=0, level=0.95) -> d
     -----
     Notebook: 05.
     """
-    p_a, p_b, grades = _pair(p_a, p_b, grades)
+    p_a, p_b, grades = as_pair(p_a, p_b, grades)
     owner, draws = draw_patients(patients, len(p_a), n_boot, seed, level)
     a, b = _point(p_a, grades), _point(p_b, grades)
     boot_a, boot_b = (bootstrap(p, grades, owner, draws) for p in (p_a, p_b))
@@ -151,7 +148,7 @@ def mcnemar(p_a, p_b, grades) -> dict:
     Source: McNemar 1947, in its exact binomial form.
     Notebook: 05.
     """
-    p_a, p_b, grades = _pair(p_a, p_b, grades)
+    p_a, p_b, grades = as_pair(p_a, p_b, grades)
     right_a, right_b = p_a.argmax(1) == grades, p_b.argmax(1) == grades
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     n = only_a + only_b
@@ -159,36 +156,9 @@ def mcnemar(p_a, p_b, grades) -> dict:
     return {"n_only_a": only_a, "n_only_b": only_b, "p_value": p_value}
 
 
-def flip_average(p, flipped) -> np.ndarray:
-    """Probabilities of the averaged logits, softmax((z + z′)/2): √(p p′), made to sum to 1.
-
-    Parameters
-    ----------
-    p, flipped : array (N, K)
-        Probabilities of the original and of the flipped view; swapping them changes nothing.
-
-    Returns
-    -------
-    array (N, K)
-
-    Raises
-    ------
-    KneeError
-        For values that are no probabilities and for shapes that differ.
-
-    Notes
-    -----
-    Source: ours; a softmax forgets a constant added to its logits, so log p serves for z.
-    Notebook: 04.
-    """
-    p, flipped = _probabilities(p), _probabilities(flipped)
-    _same_shape(p, flipped)
-    return softmax((_log(p) + _log(flipped)) / 2, axis=1)
-
-
 def expected_grade(p) -> np.ndarray:
     """The mean grade Σₖ k·pₖ of each row, (N, K) -> (N,), in KL grades from 0 to K-1. Notebook: 05."""
-    p = _probabilities(p)
+    p = as_probabilities(p)
     return p @ np.arange(p.shape[1])
 
 
@@ -219,10 +189,10 @@ def fit_temperature(p, grades, weights=None) -> float:
     Source: Guo et al. 2017, sec. 4.2. The loss is convex in 1/T, so in log T too it has a single valley.
     Notebook: 05.
     """
-    p, grades = _checked(p, grades)
-    z = _log(p)
+    p, grades = with_grades(p, grades)
+    z = log_of(p)
     if weights is not None:
-        weights = _array(weights, float)
+        weights = as_array(weights, float)
         if weights.shape != grades.shape or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
             what = "the weights say how much each image counts"
             remedy = f"give {len(grades)} numbers, none negative and one above 0 at least"
@@ -240,7 +210,7 @@ def with_temperature(p, T: float) -> np.ndarray:
     """softmax(log p / T), (N, K): softer above T = 1, sharper below, the argmax unchanged. Notebook: 05."""
     if not T > 0:
         raise KneeError("a temperature has to be above 0", f"T={T}", "fit it with fit_temperature")
-    return softmax(_log(_probabilities(p)) / T, axis=1)
+    return softmax(log_of(as_probabilities(p)) / T, axis=1)
 
 
 def _scores(p: np.ndarray, grades: np.ndarray, owner: np.ndarray, draws: np.ndarray, level: float) -> dict:
@@ -286,49 +256,3 @@ def _settings(draws: np.ndarray, seed: int, level: float) -> dict:
 
 def _plain(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _log(p: np.ndarray) -> np.ndarray:
-    return np.log(np.where(p > 0, p, _TINY))
-
-
-def _probabilities(p) -> np.ndarray:
-    p = _array(p, float)
-    if p.ndim != 2 or 0 in p.shape:
-        raise KneeError("probabilities come as N rows of K grades, one row at least", f"shape {p.shape}")
-    bad = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) <= 1e-3))
-    if bad.any():
-        rows = [f"row {i}" for i in np.flatnonzero(bad)]
-        raise KneeError("some rows are no probabilities that sum to 1", rows, "pass logits through a softmax")
-    return p
-
-
-def _array(values, dtype=None) -> np.ndarray:
-    """NumPy's array of what may be a tensor; one in bfloat16 or with a gradient is no business of NumPy's."""
-    try:
-        return np.asarray(values, dtype=dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
-        remedy = "give an array; of a tensor, tensor.detach().float().cpu().numpy()"
-        raise KneeError("these are no numbers that NumPy takes", type(values).__name__, remedy) from error
-
-
-def _checked(p, grades) -> tuple[np.ndarray, np.ndarray]:
-    p, grades = _probabilities(p), _array(grades)
-    if grades.shape != p.shape[:1]:
-        raise KneeError("each row needs one grade", f"p {p.shape}, grades {grades.shape}")
-    known = np.isin(grades, np.arange(p.shape[1]))
-    if not known.all():
-        odd = sorted({str(g) for g in grades[~known]})
-        raise KneeError(f"grades are whole numbers from 0 to {p.shape[1] - 1}", odd)
-    return p, grades.astype(int)
-
-
-def _pair(p_a, p_b, grades) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    p_a, p_b = _probabilities(p_a), _probabilities(p_b)
-    _same_shape(p_a, p_b)
-    return p_a, *_checked(p_b, grades)
-
-
-def _same_shape(a: np.ndarray, b: np.ndarray) -> None:
-    if a.shape != b.shape:
-        raise KneeError("the two arrays of probabilities differ in shape", f"{a.shape} and {b.shape}")

@@ -10,7 +10,8 @@ from pathlib import Path
 from kneeclip import plots
 from kneeclip.checkpoints import write_atomically, write_json
 from kneeclip.plots.studies import COLOURS
-from kneeclip.report import CLAIM, make_report
+from kneeclip.report import make_report
+from kneeclip.verdicts import CLAIM
 
 SIDES = {"both": "all knees", "R": "right knees", "L": "left knees"}
 NAMES = {"accuracy": "accuracy", "qwk": "QWK", "flip_agreement": "flip agreement"}

@@ -17,7 +17,7 @@ from kneeclip import model as clip
 from kneeclip.errors import KneeError
 from kneeclip.pixels import one_sided, patient_folds, pixel_components
 from kneeclip.presets import GRADES, Recipe
-from kneeclip.training import arm_losses
+from kneeclip.updating import arm_losses
 
 __all__ = ["Heads", "features", "linear_probe", "one_sided", "patient_folds", "pixel_components"]
 

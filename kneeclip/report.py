@@ -11,18 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from kneeclip.ablation import compare_arms
 from kneeclip.evaluation import flip_average, mcnemar
 from kneeclip.grid import Planned, Study, Variant
 from kneeclip.ledger import read_results
 from kneeclip.resampling import bootstrap_guesses
+from kneeclip.verdicts import LEVEL, images_for_claim, judged, spread, tested
 
-N_BOOT, LEVEL = 1000, 0.95
+N_BOOT = 1000
 METRICS = ("accuracy", "qwk", "flip_agreement")
-CLAIM = 0.0236  # the paper's gain, as points of accuracy
-POWER = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)  # 2.8 standard errors: seen four times in five
 
 
 def make_report(out: str | Path, *, n_boot: int = N_BOOT) -> dict:
@@ -140,7 +138,7 @@ class Book:
 
         def told(row, name, view):
             value, by_run = row[name], runs["it"][view, name]
-            return {"value": value, "ci": row["ci"].get(name), **_spread(by_run)}
+            return {"value": value, "ci": row["ci"].get(name), **spread(by_run)}
 
         return {
             "label": self.labels[variant],
@@ -173,9 +171,9 @@ class Book:
                 if name != "averaged":  # accuracy of the flip-averaged view, which comes with the other metrics below
                     apart = runs["a"][view, name] - runs["b"][view, name]
                     margin = question.margin if name == question.metric else None  # planned for that one alone
-                    one = _judged(row["difference"], row["ci"], apart, margin, shared)
+                    one = judged(row["difference"], row["ci"], apart, margin, shared)
                     if name == "accuracy":
-                        one["images_for_claim"] = _images_for_claim(one["detectable"], len(rows))
+                        one["images_for_claim"] = images_for_claim(one["detectable"], len(rows))
                     told[view][name] = one
             pairs = zip(views["a"][view], views["b"][view], strict=True)
             # one test a seed: an image that several seeds graded is still one image
@@ -192,7 +190,7 @@ class Book:
             "n": len(rows),
             **told,
             "flip_agreement": agreement,
-            "mcnemar": {view: _tested(results) for view, results in tests.items()},
+            "mcnemar": {view: tested(results) for view, results in tests.items()},
         }
 
     def shared(self, variant: Variant, folds: Sequence[int], seeds: Sequence[int]) -> float:
@@ -242,71 +240,6 @@ def _scores(p: np.ndarray, flipped: np.ndarray, grades: np.ndarray) -> list[floa
     guess, nobody = p.argmax(1), np.zeros(len(p), dtype=int)
     whole = bootstrap_guesses(guess, grades, nobody, np.ones((1, 1)), p.shape[1])  # one resample, everybody once
     return [whole["accuracy"][0], whole["qwk"][0], (guess == flipped.argmax(1)).mean()]
-
-
-def _judged(difference: float, ci, by_run: np.ndarray, margin: float | None, shared: float) -> dict:
-    """A difference with what its intervals let one say. The rule of every plan: see `verdict`.
-
-    ``runs_ci`` takes the runs' differences as independent; ``corrected_ci``, of folds alone, does not: any two training
-    sets of a cross-validation share most of their images. `shared` is `Book.shared`.
-    """
-    error = (ci[1] - ci[0]) / (2 * stats.norm.ppf((1 + LEVEL) / 2)) if ci else None
-    return {
-        "difference": difference,
-        "ci": ci,
-        **_spread(by_run),
-        "runs_ci": t_interval(by_run),
-        "corrected_ci": t_interval(by_run, shared) if len(by_run) > 1 else None,
-        "verdict": verdict(ci, margin),
-        "detectable": None if error is None else POWER * error,  # four times in five, in a study like this one
-    }
-
-
-def _images_for_claim(detectable: float | None, n: int) -> int | None:
-    """Images of new patients at which the paper's gain in accuracy would be seen four times in five; these were n."""
-    return None if detectable is None else round(n * (detectable / CLAIM) ** 2)
-
-
-def verdict(ci: Sequence[float] | None, margin: float | None) -> str:
-    """What a 95 % interval of a difference lets one say.
-
-    ``differs``: it excludes 0. ``equivalent``: it lies within ± margin. ``differs within the margin``: both.
-    ``can't tell``: neither, or there is no interval. Without a margin nothing is equivalent. Notebook: 05.
-    """
-    if ci is None:
-        return "can't tell"
-    apart = ci[0] > 0 or ci[1] < 0
-    close = margin is not None and -margin < ci[0] and ci[1] < margin
-    if apart:
-        return "differs within the margin" if close else "differs"
-    return "equivalent" if close else "can't tell"
-
-
-def _spread(by_run: np.ndarray) -> dict:
-    """The runs' own values, and the standard deviation between seeds (in a fold) and between folds (of their means)."""
-    folds, seeds = by_run.shape
-    between_seeds = float(np.sqrt(by_run.var(1, ddof=1).mean())) if seeds > 1 else None
-    between_folds = float(by_run.mean(1).std(ddof=1)) if folds > 1 else None
-    return {"by_run": by_run.ravel().tolist(), "seed_sd": between_seeds, "fold_sd": between_folds}
-
-
-def t_interval(by_run: np.ndarray, shared: float = 0.0) -> list[float] | None:
-    """t interval of the mean over folds, or over seeds where there is one fold: by_run (F, S); None of a single run.
-
-    `shared`, held-out over training images, widens it for training sets that overlap [Nadeau & Bengio 2003:
-    the variance is that of one run times 1/n + `shared`]. Notebook: 05.
-    """
-    values = by_run.mean(1) if by_run.shape[0] > 1 else by_run[0]
-    if len(values) < 2 or np.isnan(values).any():
-        return None
-    error = values.std(ddof=1) * np.sqrt(1 / len(values) + shared)
-    half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * error
-    return [float(values.mean() - half), float(values.mean() + half)]
-
-
-def _tested(results: list[dict]) -> dict:
-    p_values = [r["p_value"] for r in results]
-    return {"by_seed": results, "median_p": float(np.median(p_values))}
 
 
 def _plain(value):

@@ -28,8 +28,10 @@ from transformers import (
 from kneeclip import model as clip
 from kneeclip.batches import epoch_batches, load_resident, make_views
 from kneeclip.presets import Recipe
+from kneeclip.processes import make_accelerator
 from kneeclip.prompts import PromptSet
-from kneeclip.training import BETAS, EPS, Grader, arm_losses, learning_rate, make_accelerator, parameter_groups, train
+from kneeclip.training import train
+from kneeclip.updating import BETAS, EPS, Grader, arm_losses, learning_rate, parameter_groups
 
 #: The paper's model under a name of the benches': ViT-B/16 as OpenAI published it, with random weights.
 VIT_B16 = "vit-b16"

@@ -15,8 +15,9 @@ import kneeclip as kc
 from kneeclip.checkpoints import write_json
 from kneeclip.evaluation import flip_average
 from kneeclip.ledger import read_results
-from kneeclip.report import LEVEL, N_BOOT, t_interval
+from kneeclip.report import N_BOOT
 from kneeclip.resampling import draw_patients, interval, mean_by_resample
+from kneeclip.verdicts import LEVEL, t_interval
 
 HERE = Path(__file__).parent
 

@@ -44,7 +44,7 @@ def clip_tokenizer() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_settings():
-    from kneeclip.pretrain import Pretraining
+    from kneeclip.newborn import Pretraining
 
     return Pretraining(
         patients=12, image_size=28, patch_size=14, width=32, layers=1, text_layers=1, heads=2, dim=16,
@@ -56,7 +56,7 @@ def tiny_settings():
 def tiny_folder(tmp_path_factory, tiny_settings) -> Path:
     """A CLIP of two small layers, with a tokenizer of its own, saved in Transformers' format."""
     from kneeclip.model import save_clip
-    from kneeclip.pretrain import new_clip, train_tokenizer
+    from kneeclip.newborn import new_clip, train_tokenizer
     from kneeclip.prompts import BUILT_IN
 
     tokenizer = train_tokenizer([text for prompts in BUILT_IN.values() for text in prompts.flat], 600)

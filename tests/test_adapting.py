@@ -14,7 +14,8 @@ from kneeclip.checkpoints import learnt, load_state
 from kneeclip.errors import KneeError
 from kneeclip.model import load_clip, predict
 from kneeclip.presets import RUNGS, Recipe
-from kneeclip.training import Grader, train
+from kneeclip.training import train
+from kneeclip.updating import Grader
 
 W, D = 32, 16  # width of both towers and size of the common space in the fixture below
 BLOCK = 4 * (W * W + W) + 2 * 2 * W + (W * 4 * W + 4 * W) + (4 * W * W + W)  # attention, two norms, an MLP of 4 W
@@ -25,7 +26,7 @@ HEADS = 2 * D * W + 1
 def two_blocks(tmp_path_factory, tiny_settings):
     """A CLIP with two blocks in each tower, saved."""
     from kneeclip.model import save_clip
-    from kneeclip.pretrain import new_clip, train_tokenizer
+    from kneeclip.newborn import new_clip, train_tokenizer
     from kneeclip.prompts import BUILT_IN
 
     tokenizer = train_tokenizer([text for prompts in BUILT_IN.values() for text in prompts.flat], 600)

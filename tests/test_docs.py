@@ -148,7 +148,7 @@ def with_interval(report, key):
 
 def test_the_model_card_counts_the_weights_that_are_shipped():
     from kneeclip.model import load_clip
-    from kneeclip.pretrain import Pretraining
+    from kneeclip.newborn import Pretraining
 
     for name in ("phantom-clip", "knee-clip"):
         model, _ = load_clip(name)
@@ -159,7 +159,7 @@ def test_the_model_card_counts_the_weights_that_are_shipped():
 def test_the_data_card_counts_as_the_audit_and_the_presets_do():
     from kneeclip.auditing import CARD, CARD_PATIENTS
     from kneeclip.data import PHANTOM_SPLITS
-    from kneeclip.pretrain import Pretraining
+    from kneeclip.newborn import Pretraining
 
     real, phantoms = read("DATA_CARD.md").split("## Phantom knees")
     rows = {row[0]: tuple(map(int, row[1:])) for row in table(real, "split")}

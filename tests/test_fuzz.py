@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kneeclip.cards import read_run
-from kneeclip.checkpoints import RunState, load_state, save_state
+from kneeclip.checkpoints import load_state, save_state
 from kneeclip.classroom import TAG, from_code, to_code
 from kneeclip.errors import KneeError
 from kneeclip.films import list_films, read_film, read_grey
 from kneeclip.presets import Recipe
 from kneeclip.prompts import BUILT_IN, PromptSet, read_prompts
+from kneeclip.runstate import RunState
 
 EXAMPLES = int(os.environ.get("KNEECLIP_FUZZ", 100))
 # in the suite always the same ones, so that it passes or fails everywhere; a busy machine is no fault: no deadline

@@ -146,7 +146,7 @@ def test_a_network_without_its_weights_names_the_package(maker, monkeypatch):
 
 def small_start(folder):
     """A CLIP of 224 px with one narrow layer, saved in `folder`."""
-    from kneeclip.pretrain import Pretraining, new_clip, train_tokenizer
+    from kneeclip.newborn import Pretraining, new_clip, train_tokenizer
 
     settings = Pretraining(image_size=224, patch_size=16, width=16, layers=1, text_layers=1, heads=1, dim=8)
     start, processor = new_clip(settings, train_tokenizer(list(as_prompts("criteria").flat) * 4, 600))

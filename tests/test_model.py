@@ -242,7 +242,7 @@ def test_the_towers_short_cuts_give_the_whole_towers_answer(tiny, tiny_settings,
     """Embeddings and gradients are Transformers' own, also where only its own path will do."""
     from dataclasses import replace
 
-    from kneeclip.pretrain import new_clip
+    from kneeclip.newborn import new_clip
     from kneeclip.tower import image_features
 
     model, _ = new_clip(replace(tiny_settings, layers=2), tiny[1].tokenizer)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
-from kneeclip import anatomy, exposure, plots, radiograph, realism
+from kneeclip import anatomy, contours, exposure, plots, realism
 from kneeclip import phantom as ph
 from kneeclip.errors import KneeError
 
@@ -72,12 +72,12 @@ def test_a_left_knee_is_the_mirror_image_of_a_right_one():
 @pytest.mark.parametrize("compartment, sign", [("medial", 1), ("lateral", -1)])
 def test_joint_space_in_the_image_is_that_of_the_anatomy(space, compartment, sign):
     size, knee = 448, ph.healthy(**{f"{compartment}_space": space}, **CLEAN)
-    column = knee.centre_x.item() + sign * radiograph.ANCHOR * knee.plateau_width.item()
+    column = knee.centre_x.item() + sign * contours.ANCHOR * knee.plateau_width.item()
     width, _ = realism.joint_gap(ph.render(knee, seed=0, size=size).numpy(), column)
     assert width[0] / (size * knee.plateau_width.item()) == pytest.approx(space, abs=0.004)
 
 
-@pytest.mark.parametrize("site", ph.SITES)
+@pytest.mark.parametrize("site", anatomy.SITES)
 def test_an_osteophyte_changes_the_image_where_its_mask_is(site):
     without, with_it = ph.healthy(**CLEAN), ph.healthy(**CLEAN, **{f"osteophyte_{site}": 2.5})
     change = (ph.render(with_it, 0).float() - ph.render(without, 0).float()).abs()[0]
@@ -215,7 +215,7 @@ def test_class_balance_and_pairs_are_those_of_the_real_train_split(cohort):
 def test_narrowing_is_mostly_medial_and_a_tenth_of_it_atrophic(cohort):
     anatomy = cohort[0]
     narrowed = ph.narrowing(anatomy) >= 0.33
-    lateral = radiograph.lateral_is_worse(anatomy)
+    lateral = contours.lateral_is_worse(anatomy)
     assert lateral[narrowed].float().mean() == pytest.approx(0.22, abs=0.03)
     assert ph.is_atrophic(anatomy).sum() / narrowed.sum() == pytest.approx(0.11, abs=0.03)
 

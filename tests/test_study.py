@@ -13,14 +13,15 @@ import yaml
 from PIL import Image
 from sklearn import metrics as sk
 
-from kneeclip import cli, evaluation, study, training
+from kneeclip import cli, evaluation, study, training, updating
 from kneeclip.errors import KneeError
 from kneeclip.findings import finding, markdown
 from kneeclip.grid import Planned, Variant, matched, parse_study, read_study
 from kneeclip.ledger import read_results
 from kneeclip.presets import Recipe
-from kneeclip.report import Book, make_report, verdict
+from kneeclip.report import Book, make_report
 from kneeclip.study import Images, run_study
+from kneeclip.verdicts import verdict
 
 ALONE = {"seeds": [0], "question": {}}
 ARMS = ["clip", "flip_aug", "clip_koa", "canonical", "nonsense"]
@@ -58,7 +59,7 @@ def done(tmp_path_factory, tiny_folder):
     """A finished study of five arms and two seeds: its folder, its config, what was counted and said."""
     home = tmp_path_factory.mktemp("study")
     config, out, said, views = write(home, settings(tiny_folder)), home / "five", [], []
-    real = training.make_views
+    real = updating.make_views
 
     def counting(*args):
         made = real(*args)
@@ -66,7 +67,7 @@ def done(tmp_path_factory, tiny_folder):
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_views", counting)
+        patch.setattr(updating, "make_views", counting)
         counts = []
         for run in read_study(config).runs:  # one run at a time, to count the views of each
             views.clear()
@@ -126,7 +127,7 @@ def test_finished_runs_are_never_made_again(done, monkeypatch):
 def test_a_killed_study_goes_on_and_ends_in_the_same_bits(done, tiny_folder, tmp_path, monkeypatch):
     whole, _, _, _ = done
     config, out = write(tmp_path, settings(tiny_folder, grid={"arms": ["clip", "clip_koa"]}, **ALONE)), tmp_path / "k"
-    real, calls = training._step, []
+    real, calls = training.update, []
 
     def dying(*args):
         calls.append(1)
@@ -135,7 +136,7 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_bits(done, tiny_folder, tmp
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", dying)
+        patch.setattr(training, "update", dying)
         with pytest.raises(KeyboardInterrupt):
             quietly(config, out)
     assert [path.name for path in (out / "runs").iterdir()] == ["fold0-seed0-clip.json"]

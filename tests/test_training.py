@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-from kneeclip import training
+from kneeclip import training, updating
 from kneeclip.batches import epoch_batches, epoch_plan, load_resident, make_views
 from kneeclip.cards import environment
 from kneeclip.checkpoints import fingerprint, load_state, read_json, require_state, save_state
@@ -25,7 +25,8 @@ from kneeclip.losses import clip_koa_loss
 from kneeclip.model import load_clip, predict
 from kneeclip.presets import ARMS, Recipe, get_preset
 from kneeclip.prompts import read_prompts
-from kneeclip.training import arm_losses, learning_rate, train
+from kneeclip.training import train
+from kneeclip.updating import arm_losses, learning_rate
 
 
 def weights(run):
@@ -198,7 +199,7 @@ class Killed(BaseException):
 def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(step, tiny_folder, arrays, recipe, tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipe, save_every=1, calibrate=True)
     whole = train(*load_clip(tiny_folder), arrays, "criteria", recipe)
-    real_step, calls = training._step, []
+    real_step, calls = training.update, []
 
     def dying_step(*args):
         calls.append(1)
@@ -207,7 +208,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(step, tiny_folder, a
         return real_step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_step", dying_step)
+        patch.setattr(training, "update", dying_step)
         with pytest.raises(Killed):
             train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
     resumed = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
@@ -374,7 +375,7 @@ def test_a_gradient_that_no_scale_mends_stops_the_run(fp16_on_a_cpu, tiny, array
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 on the paper's architecture needs a GPU")
 def test_fp16_on_the_real_architecture(arrays, recipe):
-    from kneeclip.pretrain import train_tokenizer
+    from kneeclip.newborn import train_tokenizer
     from kneeclip.prompts import get_prompts
 
     tokenizer = train_tokenizer(get_prompts("criteria").flat, 600)
@@ -443,7 +444,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(
     tiny_folder, arrays, recipe, tmp_path, monkeypatch
 ):
     recipe = dataclasses.replace(recipe, save_every=1)
-    real = training.arm_losses
+    real = updating.arm_losses
     calls = []
 
     def poisoned(*args):
@@ -451,7 +452,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_checkpoint(
         losses = real(*args)
         return {k: v * float("nan") for k, v in losses.items()} if len(calls) == 3 else losses
 
-    monkeypatch.setattr(training, "arm_losses", poisoned)
+    monkeypatch.setattr(updating, "arm_losses", poisoned)
     with pytest.raises(KneeError, match="no longer finite .*1[0-9]{3}[LR].*bf16.*checkpoint is kept") as caught:
         train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path / "run")
     assert len(caught.value.culprits) == 6  # the short last batch of 22
@@ -564,7 +565,7 @@ def test_the_best_weights_are_looked_at_before_the_run_goes_on(
     with pytest.raises(Killed):
         train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path, watch=stop)
     harm(tmp_path / "best.safetensors")
-    monkeypatch.setattr(training, "_step", lambda *args: pytest.fail("it trained first"))
+    monkeypatch.setattr(training, "update", lambda *args: pytest.fail("it trained first"))
     with pytest.raises(KneeError, match="damaged .*best.safetensors.*: delete"):
         train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from kneeclip.checks.asking import Question, as_number, called
 from kneeclip.presets import Recipe
-from kneeclip.training import learning_rate
+from kneeclip.updating import learning_rate
 
 QUESTIONS = {
     "03-1": Question(

@@ -12,11 +12,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+import photographs
 import teacher as teaching
 import torch
 from make import Settings, train_student
-from photographs import Photographer
-from photographs import Settings as Photographs
 from records import Store
 
 import kneeclip as kc
@@ -32,9 +31,7 @@ def main(data: str, file: Path, model_name: str, s: Settings, work: Path, json_f
     # numbers next to zero, which the teacher's clipped units leave behind, would make a CPU more than twice as slow
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = torch.load(file, weights_only=True, map_location=device)
-    teacher = Photographer(Photographs(**found["settings"]), weights=False).to(device).eval()
-    teacher.load_state_dict(found["average"])
+    teacher, _ = photographs.finished(file, device)
     model, processor = kc.load_clip(model_name)
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]

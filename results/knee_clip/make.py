@@ -30,10 +30,11 @@ from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
 from kneeclip.checkpoints import write_atomically, write_json
 from kneeclip.evaluation import fit_temperature
-from kneeclip.pretrain import Pretraining, pretrain
+from kneeclip.newborn import Pretraining
+from kneeclip.pretrain import pretrain
 from kneeclip.prompts import as_prompts
 from kneeclip.tower import run_layer
-from kneeclip.training import BETAS, EPS, MAX_LOGIT_SCALE, parameter_groups
+from kneeclip.updating import BETAS, EPS, MAX_LOGIT_SCALE, parameter_groups
 
 #: The CLIP that the student starts from, on phantoms alone: phantom-clip's recipe, larger and at 224 px.
 START = Pretraining(image_size=224, patch_size=16, width=256, layers=6, lr=7e-4)

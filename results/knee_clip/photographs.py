@@ -13,15 +13,18 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
 from records import Store
+from scipy.special import softmax
 from torch import nn
 
 import kneeclip as kc
 from kneeclip.cards import environment
 from kneeclip.checkpoints import write_json
+from kneeclip.evaluation import fit_temperature, flip_average
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,44 @@ def photographs(name: str, weights: bool = True) -> nn.Module:
     return net
 
 
-def main(data: str, s: Settings, work: Path, json_file: Path | None) -> None:
+def finished(file: Path, device: torch.device) -> tuple[Photographer, Settings]:
+    """A finished network of `main`'s work folder."""
+    found = torch.load(file, weights_only=True, map_location=device)
+    s = Settings(**found["settings"])
+    network = Photographer(s, weights=False).to(device).eval()
+    network.load_state_dict(found["average"])
+    return network, s
+
+
+def answered(file: Path, knees, films: dict, device: torch.device) -> torch.Tensor:
+    """What knee-clip and an earlier network say of the train images, (N, 5): each of both views, tempered on `tune`."""
+    network, s = finished(file, device)
+    model, processor = kc.load_clip("knee-clip")
+    found = []
+    for name in ("tune", "train"):
+        theirs = teaching.grade(network, films[name], s).double().cpu().numpy()
+        ours = kc.predict(model.to(device), processor, knees[name]["image"], "criteria")
+        found.append([flip_average(*p) for p in (theirs, ours)])
+    warmth = [fit_temperature(p, knees["tune"]["grade"]) for p in found[0]]
+    said = [softmax(np.log(p.clip(1e-12)) / t, axis=1) for p, t in zip(found[1], warmth, strict=True)]
+    return torch.from_numpy(np.mean(said, axis=0)).float().to(device)
+
+
+def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path | None) -> None:
     # numbers next to zero, which its clipped units leave behind, would make a CPU more than twice as slow
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
-    films, watched = teaching.turned(train).to(device), teaching.turned(tune).to(device)
+    films = {name: teaching.turned(knees[name]).to(device) for name in ("train", "tune")}
+    answers = answered(file, knees, films, device) if s.taught else None
     store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
 
     def watch(epoch, losses, network):
-        store.note(epoch, losses, *teaching.grade(network, watched, s).double().cpu().numpy(), tune)
+        store.note(epoch, losses, *teaching.grade(network, films["tune"], s).double().cpu().numpy(), tune)
 
     grades = torch.tensor(train["grade"], device=device)
-    teaching.train_teacher(films, grades, s, store, watch, Photographer)
+    teaching.train_teacher(films["train"], grades, s, store, watch, Photographer, answers)
     write_json(json_file, {"settings": asdict(s), "history": store.history, "environment": environment(device)})
 
 
@@ -113,7 +140,8 @@ if __name__ == "__main__":
     for name in ("shown", "frozen", "epochs", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Settings, name))
     parser.add_argument("--work", type=Path, default=Path("runs/photographs"), help="for what a killed run needs")
+    parser.add_argument("--taught", dest="file", type=Path, help="by a finished network of --work, and by knee-clip")
     parser.add_argument("--json", dest="json_file", type=Path)
     given = vars(parser.parse_args())
-    paths = [given.pop(name) for name in ("work", "json_file")]
-    main(given.pop("data"), Settings(**given), *paths)
+    paths = [given.pop(name) for name in ("work", "file", "json_file")]
+    main(given.pop("data"), Settings(**given, taught=0.5 if paths[1] else 0.0), *paths)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import kneeclip as kc
-from kneeclip.training import parameter_groups
+from kneeclip.updating import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    taught: float = 0.0  # the share of what is learnt that is others' answers to the image; the rest is its grade
     ema: float = 0.998
 
 
@@ -171,10 +172,10 @@ def grade(teacher: nn.Module, films: torch.Tensor, s: Settings) -> torch.Tensor:
     return torch.cat(found, 1).softmax(-1)
 
 
-def train_teacher(films, grades, s: Settings, store, watch, new=Teacher) -> nn.Module:
+def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers=None) -> nn.Module:
     """One teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
-    `new` makes it from its settings.
+    `new` makes it from its settings; `answers` (N, 5) are the probabilities that it is `taught`.
     `store` keeps and gives back what a killed run has reached (`records.Store`); ``watch(epoch, losses, teacher)``
     looks on. The teacher is the running average of the weights.
     """
@@ -189,7 +190,9 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher) -> nn.M
     per_epoch = len(films) // s.batch_size
     total = per_epoch * s.epochs
     rng = np.random.default_rng(s.seed)
-    targets = torch.eye(5, device=device) * (1 - s.label_smoothing) + s.label_smoothing / 5
+    targets = (torch.eye(5, device=device) * (1 - s.label_smoothing) + s.label_smoothing / 5)[grades]
+    if s.taught:
+        targets = (1 - s.taught) * targets + s.taught * answers
     first = store.resume(parts)
     for _ in range(first * per_epoch):
         rng.beta(s.mixup or 1, s.mixup or 1)  # a resumed run goes on where the numbers had got to
@@ -199,7 +202,7 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher) -> nn.M
         for i in range(per_epoch):
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
-            x, y = _seen(films[batch], s, True), targets[grades[batch]]
+            x, y = _seen(films[batch], s, True), targets[batch]
             share = rng.beta(s.mixup or 1, s.mixup or 1)
             if s.mixup:
                 x, y = share * x + (1 - share) * x.roll(1, 0), share * y + (1 - share) * y.roll(1, 0)

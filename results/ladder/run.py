@@ -159,7 +159,7 @@ def vit_run(adapt: str) -> dict:
 
     from kneeclip.adapting import adapted, ledger
     from kneeclip.presets import Recipe
-    from kneeclip.training import Grader, parameter_groups
+    from kneeclip.updating import Grader, parameter_groups
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

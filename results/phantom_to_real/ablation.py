@@ -16,7 +16,8 @@ import kneeclip as kc
 from kneeclip.cards import environment
 from kneeclip.checkpoints import write_json
 from kneeclip.data import PRETRAIN_SEED
-from kneeclip.pretrain import Pretraining, pretrain
+from kneeclip.newborn import Pretraining
+from kneeclip.pretrain import pretrain
 
 FILE = Path(__file__).with_suffix(".json")
 ARMS = {"as drawn": (1.0, False), "other films": (1.0, True), "variety": (2.5, False), "both": (2.5, True)}
