@@ -58,7 +58,7 @@ class Settings:
     dense: float = 1.0  # and to a teacher's map, patch by patch; falls to 0, as the answers matter in the end
     ema: float = 0.999
     seed: int = 0
-    own: float = 0.0  # share of its own former answers in what it is to say
+    own: float = 0.0  # share of answers noted before, its own among them, in what it is to say
     warmup: float = 3  # epochs
     every: int = 5  # epochs between two looks at `tune`, and two saves
 
@@ -113,7 +113,8 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
     """The running average of `model`, from films (N, H, W) uint8, their grades (N,) and the teachers.
 
     Every batch asks one teacher, by lot: on average the student is pulled to the mean of what they say, at the price
-    of asking one. `own` (N, 5) are its own former answers, for a share of what it is to say.
+    of asking one. `own` (N, 5) are answers that were noted before, for a share of what it is to say; where they are
+    all of it, nobody is asked.
     """
     torch.manual_seed(s.seed)
     device = films.device
@@ -138,11 +139,13 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
             u = teaching.chance(len(batch), device)
-            which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
-            x, teacher = disguised(films[batch], s.size, share, u), teachers[which]
-            # the same warp and exposure for both, each at the size that it is used to
-            shown = x if teacher.shown == s.size else disguised(films[batch], teacher.shown, share, u)
-            q, maps = taught(teacher, shown)
+            x, q = disguised(films[batch], s.size, share, u), 0.0
+            if teachers:
+                which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
+                # the same warp and exposure for both, each at the size that it is used to
+                same = teachers[which].shown == s.size
+                shown = x if same else disguised(films[batch], teachers[which].shown, share, u)
+                q, maps = taught(teachers[which], shown)
             if own is not None:
                 q = s.own * own[batch] + (1 - s.own) * q
             x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
@@ -152,12 +155,12 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
             with teaching.mixed(device):
                 X, patches = _features(model, ((x - mean) / std)[:, None].expand(-1, 3, -1, -1))
                 T = clip.texts_to_matrix(model, tokens, prompts.counts)
-                told = heads[which](patches) if s.dense else maps
+                told = heads[which](patches) if s.dense else None
             logits = model.logit_scale.exp() * clip.similarity(F.normalize(X.float(), dim=-1), T.float())
             log_p, q = logits.log_softmax(-1), torch.cat([q, q])
             kl = (q * (q.log() - log_p)).sum(1).mean()
             ce = F.nll_loss(log_p, torch.cat([grades[batch]] * 2))  # half the Symmetry Loss
-            dense = F.mse_loss(told.float(), maps)
+            dense = F.mse_loss(told.float(), maps) if s.dense else torch.zeros_like(kl)
             optimizer.zero_grad()
             (s.kl * kl + s.ce * ce + s.dense * (1 - step / total) * dense).backward()
             nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)

@@ -9,6 +9,7 @@ after every epoch. Prints the history and writes it to --json.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -101,18 +102,23 @@ def finished(file: Path, device: torch.device) -> tuple[Photographer, Settings]:
     return network, s
 
 
-def answered(file: Path, knees, films: dict, device: torch.device) -> torch.Tensor:
-    """What knee-clip and an earlier network say of the train images, (N, 5): each of both views, tempered on `tune`."""
-    network, s = finished(file, device)
-    model, processor = kc.load_clip("knee-clip")
-    found = []
-    for name in ("tune", "train"):
-        theirs = teaching.grade(network, films[name], s).double().cpu().numpy()
-        ours = kc.predict(model.to(device), processor, knees[name]["image"], "criteria")
-        found.append([flip_average(*p) for p in (theirs, ours)])
-    warmth = [fit_temperature(p, knees["tune"]["grade"]) for p in found[0]]
-    said = [softmax(np.log(p.clip(1e-12)) / t, axis=1) for p, t in zip(found[1], warmth, strict=True)]
-    return torch.from_numpy(np.mean(said, axis=0)).float().to(device)
+def answered(files: Sequence[Path], knees, films: dict, device: torch.device, model: str = "knee-clip") -> dict:
+    """What a CLIP and networks of `main` say together of ``tune`` and ``train``, (N, 5) each.
+
+    Each of both views, with a temperature fitted on `tune`; then their mean.
+    """
+    clip, processor = kc.load_clip(model)
+    views = {name: [kc.predict(clip.to(device), processor, knees[name]["image"], "criteria")] for name in films}
+    for file in files:
+        network, s = finished(file, device)
+        for name in films:
+            views[name].append(teaching.grade(network, films[name], s).double().cpu().numpy())
+    averaged = {name: [flip_average(*pair) for pair in pairs] for name, pairs in views.items()}
+    warmth = [fit_temperature(p, knees["tune"]["grade"]) for p in averaged["tune"]]
+    return {
+        name: np.mean([softmax(np.log(p.clip(1e-12)) / t, axis=1) for p, t in zip(each, warmth, strict=True)], axis=0)
+        for name, each in averaged.items()
+    }
 
 
 def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path | None) -> None:
@@ -122,7 +128,9 @@ def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path 
     knees = kc.load_knees(data)
     train, tune = knees["train"], knees["tune"]
     films = {name: teaching.turned(knees[name]).to(device) for name in ("train", "tune")}
-    answers = answered(file, knees, films, device) if s.taught else None
+    answers = None
+    if s.taught:
+        answers = torch.from_numpy(answered([file], knees, films, device)["train"]).float().to(device)
     store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
 
     def watch(epoch, losses, network):
