@@ -205,11 +205,11 @@ class Book:
     def looks(self, variant: Variant) -> dict:
         """What `tune` said at each look, over the runs' mean."""
         records = [self.records[run] for run in self.records if run.variant == variant]
-        judged = [[row for row in r["history"] if "tune_accuracy" in row] for r in records]
-        n = min(map(len, judged))
-        views = [records[0]["views"] * (row["epoch"] + 1) / records[0]["recipe"]["epochs"] for row in judged[0][:n]]
+        judgements = [[row for row in r["history"] if "tune_accuracy" in row] for r in records]
+        n = min(map(len, judgements))
+        views = [records[0]["views"] * (row["epoch"] + 1) / records[0]["recipe"]["epochs"] for row in judgements[0][:n]]
         curves = {
-            name: [float(np.mean([run[i].get(name, np.nan) for run in judged])) for i in range(n)]
+            name: [float(np.mean([run[i].get(name, np.nan) for run in judgements])) for i in range(n)]
             for name in ("tune_accuracy", "tune_qwk")
         }
         return {"label": self.labels[variant], "arm": variant.arm, "views": views, **curves}
