@@ -29,7 +29,7 @@ PACKAGE = Path(kneeclip.__file__).parent
 FILES = sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "tools").glob("*.py")])
 #: float64 that never meets a device without it: phantoms are drawn on the CPU, and the processes of a launch are on
 #: CUDA or the CPU (`processes.wants_cpu`).
-DOUBLE_ON_CPU = {"phantom.py", "processes.py"}
+DOUBLE_ON_CPU = {"grading.py", "processes.py"}
 
 
 def calls(path: Path):
