@@ -426,9 +426,10 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     teacher, before = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("longer_teacher", "row_13"))
     told = {"11": teacher["history"], "13": before["history"]["student"], "18": run["history"]["student"]}
     told |= {str(14 + i): run["history"][f"teacher-{i}"] for i in range(4)}
-    for row, shown in (("19", 176), ("20", 224)):
+    for row, shown in (("19", 176), ("20", 224), ("22", 264)):
         told[row] = json.loads((folder / f"photographs_{shown}.json").read_text(encoding="utf-8"))["history"]
     told["21"] = json.loads((folder / "further.json").read_text(encoding="utf-8"))["tries"][1]["history"]
+    told["23"] = json.loads((folder / "noted.json").read_text(encoding="utf-8"))["history"]
     for name, history in told.items():
         names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
         accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
@@ -466,6 +467,17 @@ def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
         f"between {short(min(looks))} (the first) and {short(max(looks))} (the fourth)",
         "had {} after one epoch and {} after two".format(*(short(row["tempered_loss"]) for row in stopped)),
         f"fell from {short(whole[0]['losses'][0])} to {short(last['losses'][0])}",
+    ):
+        assert shown in page, shown
+
+    other, noted = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("photographs_264", "noted"))
+    looks, gaps = zip(*((row["tempered_loss"], row["losses"][0]) for row in noted["history"]), strict=True)
+    assert min(looks) > before["tempered_loss"] - 0.01  # at no look would the rule have let it ship
+    for shown in (
+        f"cross-entropy of {short(other['history'][-1]['tempered_loss'])} where 20 has",
+        "have {} on `tune` (QWK {})".format(*(short(noted["noted"][name]) for name in ("tempered_loss", "qwk"))),
+        f"18 ends at {short(looks[-1])} (looks between {short(min(looks))} and {short(max(looks))})",
+        f"fell from {short(max(gaps))} to {short(gaps[-1])} (KL divergence",
     ):
         assert shown in page, shown
 
