@@ -19,7 +19,6 @@ from kneeclip.grading import READERS, Reader, grade, is_atrophic, narrowing, ost
 __all__ = ["READERS", "Anatomy", "Phantoms", "Reader", "captions", "grade", "healthy", "is_atrophic", "make_phantoms"]
 __all__ += ["masks", "narrowing", "osteophyte", "read", "render", "sample_patients"]
 
-
 MAX_SIZE = 2048  # pixels a side
 
 

@@ -47,7 +47,9 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     else:
         own = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
         teachers = [photographs.finished(file, device)[0] for file in files]
-    store, pixels = Store(work, f"further-{s.lr}-{s.own}", asdict(s)), clip.preprocess(processor, tune["image"])
+    taught = {"taught": [file.stem for file in files]}  # others' lessons make another training, which is not resumed
+    store = Store(work, f"further-{s.lr}-{s.own}", asdict(s) | taught)
+    pixels = clip.preprocess(processor, tune["image"])
 
     def watch(epoch, losses, average):
         store.note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
@@ -55,7 +57,7 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     grades, own = torch.tensor(train["grade"], device=device), torch.from_numpy(own).float().to(device)
     model = train_student(model, processor, teachers, films["train"], grades, s, store, watch, own).cpu()
     clip.save_clip(model, processor, work / "knee-clip", half=True)
-    told = {"settings": asdict(s), "taught": [file.stem for file in files], "noted": noted, "history": store.history}
+    told = {"settings": asdict(s), **taught, "noted": noted, "history": store.history}
     write_json(json_file, told | {"environment": environment(device)})
 
 
