@@ -147,6 +147,8 @@ if __name__ == "__main__":
     parser.add_argument("--network", default=Settings.network, choices=["lite0", "lite1", "lite2"])
     for name in ("shown", "frozen", "epochs", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Settings, name))
+    parser.add_argument("--ordinal", type=float, default=0.0, help="of ordinal soft labels, instead of smoothed ones")
+    parser.add_argument("--balanced", action="store_true", help="show every grade equally often")
     parser.add_argument("--work", type=Path, default=Path("runs/photographs"), help="for what a killed run needs")
     parser.add_argument("--taught", dest="file", type=Path, help="by a finished network of --work, and by knee-clip")
     parser.add_argument("--json", dest="json_file", type=Path)

@@ -39,6 +39,8 @@ class Settings:
     lr: float = 2e-3
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    ordinal: float = 0.0  # above 0, instead of smoothing: how much less likely a grade is the further it lies away
+    balanced: bool = False  # every grade is shown equally often, rare ones again and again
     taught: float = 0.0  # the share of what is learnt that is others' answers to the image; the rest is its grade
     ema: float = 0.998
 
@@ -172,6 +174,17 @@ def grade(teacher: nn.Module, films: torch.Tensor, s: Settings) -> torch.Tensor:
     return torch.cat(found, 1).softmax(-1)
 
 
+def soft_labels(s: Settings) -> torch.Tensor:
+    """The probabilities (5, 5) that a network is to say of each grade.
+
+    Smoothed ones [Szegedy et al. 2016], or ordinal ones, softmax(-ordinal · (k - grade)²) [Díaz and Marathe 2019].
+    """
+    if s.ordinal:
+        grades = torch.arange(5.0)
+        return (-s.ordinal * (grades - grades[:, None]) ** 2).softmax(-1)
+    return torch.eye(5) * (1 - s.label_smoothing) + s.label_smoothing / 5
+
+
 def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers=None) -> nn.Module:
     """One teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
@@ -190,7 +203,8 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers
     per_epoch = len(films) // s.batch_size
     total = per_epoch * s.epochs
     rng = np.random.default_rng(s.seed)
-    targets = (torch.eye(5, device=device) * (1 - s.label_smoothing) + s.label_smoothing / 5)[grades]
+    targets = soft_labels(s).to(device)[grades]
+    rarity = (1 / grades.bincount())[grades].cpu()
     if s.taught:
         targets = (1 - s.taught) * targets + s.taught * answers
     first = store.resume(parts)
@@ -198,7 +212,8 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers
         rng.beta(s.mixup or 1, s.mixup or 1)  # a resumed run goes on where the numbers had got to
     for epoch in range(first, s.epochs):
         model.train()
-        order, losses = torch.randperm(len(films)).to(device), torch.zeros((), device=device)
+        order = rarity.multinomial(len(films), replacement=True) if s.balanced else torch.randperm(len(films))
+        order, losses = order.to(device), torch.zeros((), device=device)
         for i in range(per_epoch):
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
