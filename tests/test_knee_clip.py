@@ -113,6 +113,20 @@ def test_a_teacher_that_sees_halves_says_the_same_of_a_knee_and_of_its_flip(make
         assert torch.allclose(logits, flipped, atol=1e-6) == halves
 
 
+def test_ordinal_labels_and_balanced_orders_are_what_they_say(maker):
+    teaching = maker.teaching
+    smoothed, ordinal = (teaching.soft_labels(teaching.Settings(ordinal=scale)).numpy() for scale in (0.0, 2.0))
+    np.testing.assert_allclose(smoothed[1], [0.02, 0.92, 0.02, 0.02, 0.02], atol=1e-6)
+    weights = np.exp([-2.0, 0, -2, -8, -18])  # a grade away, none, one, two, three
+    np.testing.assert_allclose(ordinal[1], weights / weights.sum(), rtol=1e-5)
+    torch.manual_seed(0)
+    grades = torch.tensor([0] * 600 + [1] * 250 + [2] * 400 + [3] * 200 + [4] * 50)
+    plain = teaching.new_order(grades, teaching.Settings())
+    assert torch.equal(plain.sort().values, torch.arange(1500)) and not torch.equal(plain, torch.arange(1500))
+    seen = grades[teaching.new_order(grades, teaching.Settings(balanced=True))].bincount()
+    assert len(seen) == 5 and ((seen - 300).abs() < 5 * (1500 * 0.2 * 0.8) ** 0.5).all()
+
+
 def test_a_network_that_knows_photographs_has_the_shapes_of_a_teacher(maker):
     """Its architecture alone, with random weights: logits, a map of the student's grid, a start that stays still."""
     import photographs

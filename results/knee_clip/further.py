@@ -39,7 +39,7 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     films = {name: teaching.turned(knees[name]).to(device) for name in ("train", "tune")}
     noted = {}
     if s.own == 1:
-        said = photographs.answered(files, knees, films, device, model_name)
+        said = photographs.mean_answers(photographs.tempered_answers(files, knees, films, device, model_name))
         own, teachers = said["train"], []
         noted = {"tempered_loss": log_loss(tune["grade"], said["tune"], labels=range(5))}
         noted |= {"qwk": kc.evaluate(said["tune"], tune["grade"], tune["patient"], n_boot=0)["qwk"]}

@@ -102,23 +102,29 @@ def finished(file: Path, device: torch.device) -> tuple[Photographer, Settings]:
     return network, s
 
 
-def answered(files: Sequence[Path], knees, films: dict, device: torch.device, model: str = "knee-clip") -> dict:
-    """What a CLIP and networks of `main` say together of ``tune`` and ``train``, (N, 5) each.
+def tempered_answers(files: Sequence[Path], knees, films: dict, device: torch.device, model: str = "knee-clip") -> dict:
+    """What a CLIP and networks of `main` say of ``tune`` and other splits: of each its splits, (N, 5).
 
-    Each of both views, with a temperature fitted on `tune`; then their mean.
+    Of both views, averaged, with a temperature fitted on `tune`.
     """
     clip, processor = kc.load_clip(model)
-    views = {name: [kc.predict(clip.to(device), processor, knees[name]["image"], "criteria")] for name in films}
+    clip.to(device)
+    views = {model: {name: kc.predict(clip, processor, knees[name]["image"], "criteria") for name in films}}
     for file in files:
         network, s = finished(file, device)
-        for name in films:
-            views[name].append(teaching.grade(network, films[name], s).double().cpu().numpy())
-    averaged = {name: [flip_average(*pair) for pair in pairs] for name, pairs in views.items()}
-    warmth = [fit_temperature(p, knees["tune"]["grade"]) for p in averaged["tune"]]
-    return {
-        name: np.mean([softmax(np.log(p.clip(1e-12)) / t, axis=1) for p, t in zip(each, warmth, strict=True)], axis=0)
-        for name, each in averaged.items()
-    }
+        asked = {name: teaching.grade(network, films[name], s).double().cpu().numpy() for name in films}
+        views["/".join(file.with_suffix("").parts[-2:])] = asked
+    told = {}
+    for who, of_split in views.items():
+        averaged = {name: flip_average(*pair) for name, pair in of_split.items()}
+        warmth = fit_temperature(averaged["tune"], knees["tune"]["grade"])
+        told[who] = {name: softmax(np.log(p.clip(1e-12)) / warmth, axis=1) for name, p in averaged.items()}
+    return told
+
+
+def mean_answers(told: dict) -> dict:
+    """Of `tempered_answers` those that all give together: the mean of their probabilities, (N, 5) of each split."""
+    return {name: np.mean([of_split[name] for of_split in told.values()], axis=0) for name in next(iter(told.values()))}
 
 
 def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path | None) -> None:
@@ -130,7 +136,8 @@ def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path 
     films = {name: teaching.turned(knees[name]).to(device) for name in ("train", "tune")}
     answers = None
     if s.taught:
-        answers = torch.from_numpy(answered([file], knees, films, device)["train"]).float().to(device)
+        said = mean_answers(tempered_answers([file], knees, films, device))
+        answers = torch.from_numpy(said["train"]).float().to(device)
     store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
 
     def watch(epoch, losses, network):

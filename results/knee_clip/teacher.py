@@ -185,6 +185,13 @@ def soft_labels(s: Settings) -> torch.Tensor:
     return torch.eye(5) * (1 - s.label_smoothing) + s.label_smoothing / 5
 
 
+def new_order(grades: torch.Tensor, s: Settings) -> torch.Tensor:
+    """Which images (N,) an epoch shows, by their grades (N,): each of them once, or of every grade about as many."""
+    if s.balanced:
+        return (1 / grades.bincount())[grades].multinomial(len(grades), replacement=True)
+    return torch.randperm(len(grades))
+
+
 def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers=None) -> nn.Module:
     """One teacher, from films (N, H, W) uint8 whose left knees are mirrored, and their grades (N,).
 
@@ -204,7 +211,6 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers
     total = per_epoch * s.epochs
     rng = np.random.default_rng(s.seed)
     targets = soft_labels(s).to(device)[grades]
-    rarity = (1 / grades.bincount())[grades].cpu()
     if s.taught:
         targets = (1 - s.taught) * targets + s.taught * answers
     first = store.resume(parts)
@@ -212,8 +218,7 @@ def train_teacher(films, grades, s: Settings, store, watch, new=Teacher, answers
         rng.beta(s.mixup or 1, s.mixup or 1)  # a resumed run goes on where the numbers had got to
     for epoch in range(first, s.epochs):
         model.train()
-        order = rarity.multinomial(len(films), replacement=True) if s.balanced else torch.randperm(len(films))
-        order, losses = order.to(device), torch.zeros((), device=device)
+        order, losses = new_order(grades.cpu(), s).to(device), torch.zeros((), device=device)
         for i in range(per_epoch):
             step = epoch * per_epoch + i
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
