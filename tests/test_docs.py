@@ -552,10 +552,11 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
                 value, (low, high) = record[split][key], record[split]["ci"][key]
                 shown = [f"{x:.3f}".lstrip("0") for x in (value, low, high)]
                 assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in row, (name, split, key)
-    runs = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))["runs"]
+    runs = [run for n in ("ablation", "middle") for run in json.loads((folder / f"{n}.json").read_text("utf-8"))["runs"]]
     former = json.loads((folder / "ablation_former.json").read_text(encoding="utf-8"))
     shown = {row[0]: row[1:] for row in table(page, "phantoms shown")}
     arms = {"as drawn": "as drawn", "on another film": "other films", "2.5 times": "variety", "both:": "both"}
+    arms["both, the middle"] = "both, the middle"
     for words, found in {words: [run for run in runs if run["arm"] == arm] for words, arm in arms.items()}.items():
         row = next(row for name, row in shown.items() if name.startswith(words))
         for cell, key in zip(row, (("tune", "auc_kl2"), ("tune", "spearman"), ("phantoms", "qwk")), strict=True):
