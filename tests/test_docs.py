@@ -339,13 +339,20 @@ def test_the_notebooks_tell_the_real_study_as_it_is():
     power = [stats.nct.sf(t, n - 1, x) for n, x, t in zip((6, 7), shift, edge, strict=True)]
     page = prose(ROOT / "results/README.md")
     assert power[0] < 0.8 <= power[1] and "About seven" in five and "seven independent pairs" in page
-    uncertain = [primary["fold_sd"] * (4 / stats.chi2.ppf(q, 4)) ** 0.5 for q in (0.975, 0.025)]  # of five values
-    needed = [
-        next(n for n in range(2, 99) if stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, gain / sd * n**0.5) >= 0.8)
-        for sd in uncertain
-    ]
+    low_end, high_end = ((4 / stats.chi2.ppf(q, 4)) ** 0.5 for q in (0.975, 0.025))  # of an SD of five values
+    uncertain = [primary["fold_sd"] * end for end in (low_end, high_end)]
+
+    def pairs(sd):
+        edges = ((n, stats.t.ppf(0.975, n - 1)) for n in range(2, 99))
+        return next(n for n, t in edges if stats.nct.sf(t, n - 1, gain / sd * n**0.5) >= 0.8)
+
+    needed = [pairs(sd) for sd in uncertain]
     shown = "{:.1f} to {:.1f} points, or {} to {} pairs".format(*(100 * sd for sd in uncertain), *needed)
     assert shown in page
+    second = json.loads((ROOT / "results/real_study_224/report.json").read_text("utf-8"))["contrasts"][0]
+    sd = second["original"]["accuracy"]["fold_sd"]
+    few, five_pairs, many = (pairs(x) for x in (sd * low_end, sd, sd * high_end))
+    assert f"{100 * sd:.1f} points, it takes five ({few} to {many})" in page and five_pairs == 5
 
 
 def test_the_study_at_224_px_is_told_as_it_ended():
