@@ -484,7 +484,9 @@ def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
         f"cross-entropy of {short(other['history'][-1]['tempered_loss'])} where 20 has",
         "have {} on `tune` (QWK {})".format(*(short(noted["noted"][name]) for name in ("tempered_loss", "qwk"))),
         f"18 ends at {short(looks[-1])} (looks between {short(min(looks))} and {short(max(looks))})",
-        f"from {short(gaps[0])} in the first epoch to {short(gaps[1])} in the second and then fell to {short(gaps[-1])} (KL",
+        "from {} in the first epoch to {} in the second and then fell to {} (KL".format(
+            *(short(gaps[i]) for i in (0, 1, -1))
+        ),
     ):
         assert shown in page, shown
 
@@ -559,7 +561,8 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
                 value, (low, high) = record[split][key], record[split]["ci"][key]
                 shown = [f"{x:.3f}".lstrip("0") for x in (value, low, high)]
                 assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in row, (name, split, key)
-    runs = [run for n in ("ablation", "middle") for run in json.loads((folder / f"{n}.json").read_text("utf-8"))["runs"]]
+    trials = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("ablation", "middle"))
+    runs = [run for trial in trials for run in trial["runs"]]
     former = json.loads((folder / "ablation_former.json").read_text(encoding="utf-8"))
     shown = {row[0]: row[1:] for row in table(page, "phantoms shown")}
     arms = {"as drawn": "as drawn", "on another film": "other films", "2.5 times": "variety", "both:": "both"}
