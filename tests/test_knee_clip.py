@@ -127,6 +127,19 @@ def test_ordinal_labels_and_balanced_orders_are_what_they_say(maker):
     assert len(seen) == 5 and ((seen - 300).abs() < 5 * (1500 * 0.2 * 0.8) ** 0.5).all()
 
 
+def test_how_much_lower_a_cross_entropy_is_pairs_the_images(maker):
+    import records
+
+    before, now = np.full((40, 5), 0.2), np.full((40, 5), 0.15)
+    grades, patients = np.arange(40) % 5, [f"p{i // 2}" for i in range(40)]
+    now[np.arange(40), grades] = 0.4
+    found = records.lower_by(before, now, grades, patients, n_boot=200)
+    np.testing.assert_allclose([found["difference"], *found["ci"]], np.log(2), rtol=1e-6)  # the same for every patient
+    now[:20] = before[:20]
+    found = records.lower_by(before, now, grades, patients, n_boot=200)
+    assert found["difference"] == pytest.approx(np.log(2) / 2) and found["ci"][0] < found["difference"] < found["ci"][1]
+
+
 def test_a_network_that_knows_photographs_has_the_shapes_of_a_teacher(maker):
     """Its architecture alone, with random weights: logits, a map of the student's grid, a start that stays still."""
     import photographs

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from records import lower_by
 
 import kneeclip as kc
 from kneeclip.checkpoints import write_json
-from kneeclip.resampling import draw_patients, interval, mean_by_resample
 
-N_BOOT, SEED, LEVEL = 1000, 0, 0.95
+N_BOOT, SEED = 1000, 0
 
 
 def main(data: str, former: str) -> None:
@@ -27,11 +27,7 @@ def main(data: str, former: str) -> None:
         grades, patients = np.array(rows["grade"]), np.array(rows["patient"])
         before, now = (kc.predict(*model, rows["image"], "criteria")[0] for model in models)
         found = kc.compare(before, now, grades, patients, n_boot=N_BOOT, seed=SEED)
-        each = np.arange(len(grades))
-        gain = np.log(now[each, grades]) - np.log(before[each, grades])  # of an image: how much lower its cross-entropy
-        owner, draws = draw_patients(patients, len(grades), N_BOOT, SEED, LEVEL)
-        lower = {"difference": float(gain.mean()), "ci": interval(mean_by_resample(gain, owner, draws), LEVEL)}
-        told[split] = found | {"cross_entropy_lower_by": lower}
+        told[split] = found | {"cross_entropy_lower_by": lower_by(before, now, grades, patients, N_BOOT, SEED)}
     write_json(Path(__file__).parent / "paired.json", told)
 
 

@@ -3,17 +3,21 @@
 A NETWORK is what ``photographs.py DATA`` leaves in its work folder. Each network and knee-clip, both views averaged,
 with a temperature fitted on `tune`; then the mean of them all. Reports on `tune` and, once, on validation, for which
 nothing is chosen by it: a student that reaches its teachers' answers comes to about their figures, so theirs say how
-far one may hope to get with them. Writes together.json beside this file.
+far one may hope to get with them. Also how much lower the cross-entropy on `tune` is from one to the other, two by
+two, patients resampled. Writes together.json beside this file.
 """
 
 from __future__ import annotations
 
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import photographs
 import teacher as teaching
 import torch
+from records import lower_by
+from sklearn.metrics import log_loss
 
 import kneeclip as kc
 from kneeclip.cards import environment
@@ -32,8 +36,16 @@ def main(data: str, files: list[Path]) -> None:
             name: kc.evaluate(answers[name], knees[name]["grade"], knees[name]["patient"], n_boot=1000, seed=0)
             for name in films
         }
+        for name, report in told[who].items():
+            report["cross_entropy"] = float(log_loss(knees[name]["grade"], answers[name], labels=range(5)))
         print(who, {name: [report[key] for key in ("accuracy", "qwk", "ece")] for name, report in told[who].items()})
-    write_json(Path(__file__).with_suffix(".json"), {"graders": told, "environment": environment(device)})
+    rows = knees["tune"]
+    pairs = [
+        {"before": a, "now": b} | lower_by(each[a]["tune"], each[b]["tune"], rows["grade"], rows["patient"])
+        for a, b in combinations(each, 2)
+    ]
+    record = {"graders": told, "cross_entropy_on_tune_lower_by": pairs, "environment": environment(device)}
+    write_json(Path(__file__).with_suffix(".json"), record)
 
 
 if __name__ == "__main__":
