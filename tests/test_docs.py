@@ -433,7 +433,7 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     teacher, before = (json.loads((folder / f"{n}.json").read_text("utf-8")) for n in ("longer_teacher", "row_13"))
     told = {"11": teacher["history"], "13": before["history"]["student"], "18": run["history"]["student"]}
     told |= {str(14 + i): run["history"][f"teacher-{i}"] for i in range(4)}
-    for row, shown in (("19", 176), ("20", 224), ("22", 264)):
+    for row, shown in (("19", 176), ("20", 224), ("22", 264), ("24", "ordinal"), ("25", "balanced")):
         told[row] = json.loads((folder / f"photographs_{shown}.json").read_text(encoding="utf-8"))["history"]
     told["21"] = json.loads((folder / "further.json").read_text(encoding="utf-8"))["tries"][1]["history"]
     told["23"] = json.loads((folder / "noted.json").read_text(encoding="utf-8"))["history"]
@@ -489,6 +489,29 @@ def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
         ),
     ):
         assert shown in page, shown
+
+
+def test_what_the_teachers_are_worth_on_validation_is_told_as_found():
+    page, folder = prose(ROOT / "results/knee_clip/LOG.md"), ROOT / "results/knee_clip"
+    found = json.loads((folder / "together.json").read_text(encoding="utf-8"))
+    rows, names = found["graders"], {"18": "knee-clip"} | {row: f"row_{row}" for row in ("20", "22", "24", "25")}
+    reports = {row: next(rows[who] for who in rows if who.startswith(name)) for row, name in names.items()}
+    for row, report in reports.items():
+        assert f"{row} {short(report['validation']['accuracy'])} and {short(report['validation']['qwk'])}" in page, row
+    together = rows["together"]["validation"]
+    spans = [f"[{short(low)}, {short(high)}]" for low, high in (together["ci"][n] for n in ("accuracy", "qwk"))]
+    shown = f"{short(together['accuracy'])} {spans[0]} and {short(together['qwk'])} {spans[1]}"
+    assert f"all five together {shown}, ECE {short(together['ece'])}" in page
+    tune = rows["together"]["tune"]
+    assert f"`tune` ({short(tune['accuracy'])} and {short(tune['qwk'])})" in page
+    pairs = found["cross_entropy_on_tune_lower_by"]
+    lower = next(p for p in pairs if p["before"].startswith("row_20") and p["now"].startswith("row_24"))
+    low, high = lower["ci"]
+    assert f"lower by {short(lower['difference'])} [{short(low)}, {short(high)}]" in page
+    plain, ordinal, balanced = (reports[row]["tune"] for row in ("20", "24", "25"))
+    assert f"of {short(ordinal['cross_entropy'])} where 20 has {short(plain['cross_entropy'])}" in page
+    gains = (abs(balanced[n] - plain[n]) for n in ("accuracy", "qwk"))
+    assert "flip-averaged, {} and {}".format(*map(short, gains)) in page
 
 
 def test_knee_clip_against_the_one_before_it_is_told_as_found():
