@@ -502,7 +502,13 @@ def test_what_the_teachers_are_worth_on_validation_is_told_as_found():
     spans = [f"[{short(low)}, {short(high)}]" for low, high in (together["ci"][n] for n in ("accuracy", "qwk"))]
     shown = f"{short(together['accuracy'])} {spans[0]} and {short(together['qwk'])} {spans[1]}"
     assert f"all five together {shown}, ECE {short(together['ece'])}" in page
+    losses = [short(report["validation"]["cross_entropy"]) for report in reports.values()]
+    assert f"{', '.join(losses[:-1])} and {losses[-1]}; together {short(together['cross_entropy'])}" in page
+    assert f"cross-entropy {losses[3]} where 20 has {losses[1]}, and QWK" in page
+    met = {row: (r["validation"]["accuracy"] >= 0.62, r["validation"]["qwk"] >= 0.78) for row, r in reports.items()}
+    assert [row for row, (_, qwk) in met.items() if qwk] == ["25"] and not any(all(pair) for pair in met.values())
     tune = rows["together"]["tune"]
+    assert all(tune[name] >= r["tune"][name] for name in ("accuracy", "qwk") for r in reports.values())
     assert f"`tune` ({short(tune['accuracy'])} and {short(tune['qwk'])})" in page
     pairs = found["cross_entropy_on_tune_lower_by"]
     lower = next(p for p in pairs if p["before"].startswith("row_20") and p["now"].startswith("row_24"))
@@ -536,6 +542,7 @@ def test_knee_clip_against_the_one_before_it_is_told_as_found():
         told(pair["cross_entropy_lower_by"]) in pages[0] and told(found["tune"]["cross_entropy_lower_by"]) in pages[1]
     )
     assert points.replace("-", "−") in five and told(pair["qwk"]) in five
+    assert told(pair["auc_kl2"]) in five and told(pair["cross_entropy_lower_by"]) in five
     clear = [n for n in ("accuracy", "qwk", "ece", "auc_kl2", "cross_entropy_lower_by") if pair[n]["ci"][0] > 0]
     assert clear == ["auc_kl2", "cross_entropy_lower_by"] and "clear of 0 are the last two" in pages[0]
 
