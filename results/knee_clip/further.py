@@ -1,10 +1,15 @@
-"""python results/knee_clip/further.py DATA TEACHER... [--lr 1.5e-4] [--epochs 6] [--noted]
+"""python results/knee_clip/further.py DATA TEACHER... [--lesson views] [--lr 3e-4] [--epochs 18]
 
 A trial, not a part of `make.py`: does a finished knee-clip grade better once networks that have seen ImageNet have
-taught it too? A TEACHER is what ``photographs.py DATA`` leaves in its work folder. They teach both views of every
-train image; so that nothing is forgotten, half of what the student is to say is what it used to say of the image as it
-is. With --noted, all that it is to say is what they and it said together of the image as it is, so that nobody need be
-asked again. `tune` is looked at after every epoch. Prints the history and writes it to --json.
+taught it too? A TEACHER is what ``photographs.py DATA`` leaves in its work folder. Three lessons:
+
+- half: both views of every train image, and, so that nothing is forgotten, half of what the student is to say is what
+  it used to say of the image as it is;
+- noted: all that it is to say is what they and it said together of the image as it is, so that nobody is asked again;
+- views: the one view that chance draws, all that it is to say is what a teacher says of that very view, and at first
+  it learns the teacher's map as well.
+
+`tune` is looked at after every epoch. Prints the history and writes it to --json.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from kneeclip.checkpoints import write_json
 from kneeclip.evaluation import flip_average
 
 FURTHER = Settings(epochs=6, batch_size=32, lr=1.5e-4, warmup=0.5, dense=0.0, own=0.5, ema=0.995, every=1)
+LESSONS = {"half": {}, "noted": {"own": 1.0}, "views": {"own": 0.0, "ce": 0.0, "views": 1, "dense": 0.3}}
 
 
 def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path, json_file: Path | None) -> None:
@@ -40,13 +46,15 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     noted = {}
     if s.own == 1:
         said = photographs.mean_answers(photographs.tempered_answers(files, knees, films, device, model_name))
-        own, teachers = said["train"], []
+        own, teachers = torch.from_numpy(said["train"]).float().to(device), []
         noted = {"tempered_loss": log_loss(tune["grade"], said["tune"], labels=range(5))}
         noted |= {"qwk": kc.evaluate(said["tune"], tune["grade"], tune["patient"], n_boot=0)["qwk"]}
         print("what is taught, on tune", noted, flush=True)
     else:
-        own = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
-        teachers = [photographs.finished(file, device)[0] for file in files]
+        own, teachers = None, [quick(photographs.finished(file, device)[0], device) for file in files]
+        if s.own:
+            said = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
+            own = torch.from_numpy(said).float().to(device)
     taught = {"taught": [file.stem for file in files]}  # others' lessons make another training, which is not resumed
     store = Store(work, f"further-{s.lr}-{s.own}", asdict(s) | taught)
     pixels = clip.preprocess(processor, tune["image"])
@@ -54,11 +62,16 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     def watch(epoch, losses, average):
         store.note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
 
-    grades, own = torch.tensor(train["grade"], device=device), torch.from_numpy(own).float().to(device)
+    grades = torch.tensor(train["grade"], device=device)
     model = train_student(model, processor, teachers, films["train"], grades, s, store, watch, own).cpu()
     clip.save_clip(model, processor, work / "knee-clip", half=True)
     told = {"settings": asdict(s), **taught, "noted": noted, "history": store.history}
     write_json(json_file, told | {"environment": environment(device)})
+
+
+def quick(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The network, compiled with its weights held fixed where a CPU computes it: half as long again without."""
+    return torch.compile(network, options={"freezing": True}) if device.type == "cpu" else network
 
 
 if __name__ == "__main__":
@@ -68,10 +81,10 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="knee-clip", help="a folder, or the one that is installed")
     parser.add_argument("--lr", type=float, default=FURTHER.lr)
     parser.add_argument("--epochs", type=int, default=FURTHER.epochs)
-    parser.add_argument("--noted", action="store_true", help="learn what all say of an image as it is, noted before")
+    parser.add_argument("--lesson", choices=LESSONS, default="half")
     parser.add_argument("--work", type=Path, default=Path("runs/further"), help="for what a killed run needs")
     parser.add_argument("--json", dest="json_file", type=Path)
     given = parser.parse_args()
-    changes = {"lr": given.lr, "epochs": given.epochs} | ({"own": 1.0} if given.noted else {})
+    changes = {"lr": given.lr, "epochs": given.epochs} | LESSONS[given.lesson]
     settings = Settings(**asdict(FURTHER) | changes)
     main(given.data, given.teachers, given.model, settings, given.work, given.json_file)

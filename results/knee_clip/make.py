@@ -50,7 +50,8 @@ class Settings:
     prompts: str = "criteria"
     size: int = 176  # pixels of a film's middle, at its own 224: what the model sees
     epochs: int = 120
-    batch_size: int = 64  # images, two views each
+    batch_size: int = 64  # images
+    views: int = 2  # of each image in a step: both, or the one that chance draws
     lr: float = 1e-3
     weight_decay: float = 0.1
     kl: float = 1.0  # weights of the three losses: to a teacher's probabilities,
@@ -100,13 +101,16 @@ def disguised(films: torch.Tensor, size: int, share: float, u: torch.Tensor) -> 
 
 
 @torch.no_grad()
-def taught(teacher, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the teacher says of x (N, S, S): flip-averaged probabilities (N, 5), and both views' maps (2N, P, C)."""
+def taught(teacher, x: torch.Tensor, views: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the teacher says of x (N, S, S): flip-averaged probabilities (N, 5), and both views' maps (2N, P, C).
+
+    With one view it is asked of x alone, and the maps are (N, P, C).
+    """
     z = teaching.standardised(x[:, None])
     with teaching.mixed(x.device):
-        logits, middle = teacher(torch.cat([z, z.flip(-1)]).to(memory_format=torch.channels_last))
+        logits, middle = teacher(torch.cat([z, z.flip(-1)][:views]).to(memory_format=torch.channels_last))
     maps = middle.float().flatten(2).transpose(1, 2)
-    return logits.float().view(2, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
+    return logits.float().view(views, len(x), 5).mean(0).softmax(-1), F.layer_norm(maps, maps.shape[-1:])
 
 
 def train_student(model, processor, teachers, films, grades, s: Settings, store: Store, watch, own=None) -> CLIPModel:
@@ -145,10 +149,10 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
                 # the same warp and exposure for both, each at the size that it is used to
                 same = teachers[which].shown == s.size
                 shown = x if same else disguised(films[batch], teachers[which].shown, share, u)
-                q, maps = taught(teachers[which], shown)
+                q, maps = taught(teachers[which], shown, s.views)
             if own is not None:
                 q = s.own * own[batch] + (1 - s.own) * q
-            x = torch.cat([x, x.flip(-1)])  # (2N, S, S): both views in one forward
+            x = torch.cat([x, x.flip(-1)][: s.views])  # (views · N, S, S) in one forward
             for group in optimizer.param_groups:
                 warm = min(1, (step + 1) / (s.warmup * per_epoch))
                 group["lr"] = s.lr * warm * (0.5 + 0.5 * math.cos(math.pi * step / total))
@@ -157,9 +161,9 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
                 T = clip.texts_to_matrix(model, tokens, prompts.counts)
                 told = heads[which](patches) if s.dense else None
             logits = model.logit_scale.exp() * clip.similarity(F.normalize(X.float(), dim=-1), T.float())
-            log_p, q = logits.log_softmax(-1), torch.cat([q, q])
+            log_p, q = logits.log_softmax(-1), q.repeat(s.views, 1)
             kl = (q * (q.log() - log_p)).sum(1).mean()
-            ce = F.nll_loss(log_p, torch.cat([grades[batch]] * 2))  # half the Symmetry Loss
+            ce = F.nll_loss(log_p, grades[batch].repeat(s.views))  # of both views half the Symmetry Loss
             dense = F.mse_loss(told.float(), maps) if s.dense else torch.zeros_like(kl)
             optimizer.zero_grad()
             (s.kl * kl + s.ce * ce + s.dense * (1 - step / total) * dense).backward()
