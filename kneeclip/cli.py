@@ -86,13 +86,14 @@ def pretrain(
     patients: PatientsOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs")] = None,
     sides: Annotated[str, typer.Option("--sides", help="knees to learn from: both, R or L")] = "both",
+    maps: Annotated[Path | None, typer.Option("--maps", help="of results/phantom_to_real/maps.py")] = None,
 ) -> None:
     """Make phantom-clip: a small CLIP trained from scratch on captioned phantoms."""
     from kneeclip.newborn import Pretraining
     from kneeclip.pretrain import pretrain as run_pretraining
 
     settings = dataclasses.replace(Pretraining(), **given(seed=seed, patients=patients, epochs=epochs), sides=sides)
-    folder = run_pretraining(out or Path("runs/phantom-clip"), settings)
+    folder = run_pretraining(out or Path("runs/phantom-clip"), settings, maps=maps)
     typer.echo(f"Model: {folder}")
 
 

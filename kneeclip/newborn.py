@@ -37,6 +37,7 @@ class Pretraining:
     weight_decay: float = 0.1
     structure_weight: float = 5.0  # of the head that maps structures, patch by patch
     anatomy_weight: float = 1.0  # of the head that reads the anatomy off the whole image
+    map_weight: float = 1.0  # of the head that says what another network sees, patch by patch, where it has looked
     sides: str = "both"  # knees to learn from: both, R or L; it is watched on both
     variety: float = 2.5  # how many times as much as in a population its bones and films differ
     reexpose: bool = True  # show a phantom on another film every time

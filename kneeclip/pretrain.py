@@ -4,8 +4,7 @@ The same recipe as CLIP's: pull an image towards its own caption and away from t
 that read the same count as the same, so that "severe knee osteoarthritis" is not pushed away from a severe knee.
 
 From captions alone a transformer this small learns nothing for hundreds of steps: a joint space is a few pixels.
-Phantoms know more than their caption, so two heads, thrown away afterwards, ask for it: every patch tells which
-structures it covers, and the whole image tells its anatomy.
+Phantoms know more than their caption, so heads, thrown away afterwards, ask for it (`heads`).
 
 It is to read real films too, which it never sees. So its phantoms differ more from one another than knees do, and every
 time they are shown on another film: what varies in training can't become a crutch (domain randomisation, Tobin et al.
@@ -32,19 +31,13 @@ from kneeclip.checkpoints import load_state, require_writable, write_atomically,
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 from kneeclip.exposure import reexposed
+from kneeclip.heads import Heads, load_maps
 from kneeclip.newborn import Pretraining, new_clip, train_tokenizer
-from kneeclip.phantom import Phantoms, captions, make_phantoms, masks
+from kneeclip.phantom import Phantoms, captions, make_phantoms
 from kneeclip.presets import Recipe
 from kneeclip.prompts import BUILT_IN
 from kneeclip.runstate import RunState
 from kneeclip.updating import BETAS, EPS, MAX_LOGIT_SCALE, learning_rate, parameter_groups
-
-#: What the second head reads off the image: the disease, and where the joint lies.
-ANATOMY = (
-    *("medial_space", "lateral_space", "attrition", "sclerosis_medial", "sclerosis_lateral"),
-    *("osteophyte_femur_medial", "osteophyte_femur_lateral", "osteophyte_tibia_medial", "osteophyte_tibia_lateral"),
-    *("joint_height", "centre_x", "plateau_width", "rotation"),
-)
 
 
 def contrastive_loss(X: torch.Tensor, T: torch.Tensor, scale: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
@@ -65,33 +58,15 @@ def contrastive_loss(X: torch.Tensor, T: torch.Tensor, scale: torch.Tensor, same
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target))
 
 
-class _Heads(torch.nn.Module):
-    """What a phantom knows besides its caption, asked of the image tower while it learns."""
-
-    def __init__(self, anatomy, settings: Pretraining):
-        super().__init__()
-        size, patch = settings.image_size, settings.patch_size
-        # 512 knees at a time: the masks of all of them at full size would be gigabytes
-        pieces = [masks(anatomy[i : i + 512], size=size) for i in range(0, len(anatomy), 512)]
-        covered = [F.avg_pool2d(torch.stack(list(m.values()), 1).float(), patch) for m in pieces]
-        covered = torch.cat(covered).flatten(2).transpose(1, 2)  # (N, P, structures), shares of a patch
-        values = torch.stack([getattr(anatomy, name) for name in ANATOMY], 1)  # (N, A)
-        values = (values - values.mean(0)) / values.std(0).clamp_min(1e-6)
-        # a quarter of a patch is as good as all of it: a joint space is thinner than a patch
-        self.register_buffer("covered", (4 * covered).clamp(max=1), persistent=False)
-        self.register_buffer("values", values.clamp(-4, 4), persistent=False)
-        self.structures = torch.nn.Linear(settings.width, covered.shape[2])
-        self.anatomy = torch.nn.Linear(settings.width, values.shape[1])
-
-    def forward(self, tokens: torch.Tensor, index: torch.Tensor, settings: Pretraining) -> torch.Tensor:
-        index = index.to(tokens.device)
-        where = F.binary_cross_entropy_with_logits(self.structures(tokens[:, 1:]), self.covered[index])
-        what = F.mse_loss(self.anatomy(tokens[:, 0]), self.values[index])
-        return settings.structure_weight * where + settings.anatomy_weight * what
-
-
-def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: bool = True) -> Path:
+def pretrain(
+    out: str | Path, settings: Pretraining | None = None, *, maps: str | Path | None = None, progress: bool = True
+) -> Path:
     """Make phantom-clip in the folder `out`; a killed run goes on where its last epoch ended.
+
+    Parameters
+    ----------
+    maps : file of `results/phantom_to_real/maps.py`, optional
+        What a network that knows photographs sees in the same phantoms: a third head learns to say it.
 
     Returns
     -------
@@ -110,6 +85,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         raise KneeError("the patients' knees don't fill a batch", f"patients={settings.patients}", enough)
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
+    sight = None if maps is None else load_maps(maps, settings)
     require_writable(out)  # drawing takes minutes
     accelerator = Accelerator()
     if progress:
@@ -125,7 +101,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     model.to(accelerator.device).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + 1)
-        heads = _Heads(knees.anatomy.to(where), settings).to(accelerator.device)
+        heads = Heads(knees.anatomy.to(where), settings, sight).to(accelerator.device)
     learnt = torch.nn.ModuleDict({"clip": model, "heads": heads})
     groups = parameter_groups(learnt, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=BETAS, eps=EPS)
@@ -133,7 +109,7 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
     quick = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     mixed = torch.autocast("cuda", torch.bfloat16) if quick else nullcontext()  # the towers alone, as in training
     with RunState(out, "none", accelerator) as state:
-        state.open(f"{settings}")
+        state.open(f"{settings}" + ("" if sight is None else " and maps"))
         state.resume(learnt, optimizer)
         schedule = Recipe(lr=settings.lr, warmup=0.03)
         per_epoch = len(images) // settings.batch_size
@@ -182,7 +158,9 @@ def pretrain(out: str | Path, settings: Pretraining | None = None, *, progress: 
         learnt.load_state_dict(load_state(state.best_file)[0])
         clip.save_clip(model, processor, out, half=True)
         record = {"settings": vars(settings), "history": state.history, "environment": environment(accelerator.device)}
-        page = _card(settings, state.history[-1])
+        if sight is not None:
+            record["maps"] = sight["network"]
+        page = _card(settings, state.history[-1], record.get("maps"))
         write_atomically(out / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"), resumes=True)
         write_json(out / "pretraining.json", record, resumes=True)
         for file in (state.checkpoint, state.best_file):
@@ -207,10 +185,11 @@ def _zero_shot(model, processor, knees) -> dict[str, float]:
     return {name: report[name] for name in ("accuracy", "qwk", "flip_agreement")}
 
 
-def _card(settings: Pretraining, last: dict) -> str:
+def _card(settings: Pretraining, last: dict, network: str | None) -> str:
     n, shown = 2 * settings.held_out, settings.patients * (2 if settings.sides == "both" else 1)
     only = {"R": "right ", "L": "left "}.get(settings.sides, "")
     other = ", each on another film every time" if settings.reexpose else ""
+    told = f"; what {network}, sees of them in a patch" if network else ""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
         "# phantom-clip\n\n"
@@ -219,8 +198,8 @@ def _card(settings: Pretraining, last: dict) -> str:
         f"- {settings.width} wide, {settings.layers} + {settings.text_layers} layers, {settings.image_size} px in "
         f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
         f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}; bones and films "
-        f"{settings.variety:g} times as varied as in a population{other}), with two heads "
-        "that were thrown away (the structures of a patch, the anatomy of the image); the tutorial's phantoms have "
+        f"{settings.variety:g} times as varied as in a population{other}), with heads that were thrown away "
+        f"(the structures of a patch, the anatomy of the image{told}); the tutorial's phantoms have "
         "other seeds.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
         f"{last['accuracy']:.3f}, QWK {last['qwk']:.3f}, flip agreement {last['flip_agreement']:.3f} (one seed).\n"

@@ -226,6 +226,23 @@ def test_a_student_goes_on_to_the_bit_and_listens_to_whom_it_should(maker, tmp_p
     assert same(taught("killed", own=0.5), whole)
     assert not same(taught("others", seed=5, own=0.5), whole)
     assert same(taught("deaf", own=1.0, dense=0.0), taught("deaf to others", seed=5, own=1.0, dense=0.0))
+    assert not same(taught("one view", own=0.5, views=1), whole)
+
+
+def test_a_teacher_is_asked_of_both_views_or_of_the_one_that_is_shown(maker):
+    torch.manual_seed(0)
+    teacher = maker.teaching.Teacher(maker.teaching.Settings(width=4)).eval()
+    x = torch.rand(3, 176, 176)
+    (one, maps), (flipped, _), (both, two) = (
+        maker.taught(teacher, x, 1),
+        maker.taught(teacher, x.flip(-1), 1),
+        maker.taught(teacher, x),
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(one, teacher(maker.teaching.standardised(x[:, None]))[0].softmax(-1))
+    torch.testing.assert_close(both, (one.log() + flipped.log()).mul(0.5).softmax(-1))
+    torch.testing.assert_close(two[:3], maps)
+    assert not torch.equal(one, both)
 
 
 def test_the_figures_on_validation_hold(knee_clip, real_data):

@@ -12,6 +12,7 @@ from kneeclip import load_clip, predict, pretrain
 from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
+from kneeclip.heads import phantoms_of
 from kneeclip.loading import ASSETS
 
 
@@ -24,9 +25,15 @@ def test_the_contrastive_loss_by_hand():
     assert pretrain.contrastive_loss(X, X, scale, same).item() == pytest.approx(math.log(1 + math.e) - 0.5)
 
 
-def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("taught", [False, True])
+def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, monkeypatch, taught):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
-    whole = pretrain.pretrain(tmp_path / "whole", tiny_settings, progress=False)
+    options = {"progress": False}
+    if taught:
+        told = {"maps": torch.rand(24, 4, 3).half(), "patches": torch.arange(4), "network": "a network of photographs"}
+        torch.save(told | {"of": phantoms_of(tiny_settings)}, tmp_path / "maps.pt")
+        options["maps"] = tmp_path / "maps.pt"
+    whole = pretrain.pretrain(tmp_path / "whole", tiny_settings, **options)
     real, calls = pretrain._zero_shot, []
 
     def dying(*args):
@@ -38,10 +45,14 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "_zero_shot", dying)
         with pytest.raises(KeyboardInterrupt):
+            pretrain.pretrain(tmp_path / "killed", tiny_settings, **options)
+    if taught:  # without the maps it would be another training
+        with pytest.raises(KneeError, match="settings"):
             pretrain.pretrain(tmp_path / "killed", tiny_settings, progress=False)
-    resumed = pretrain.pretrain(tmp_path / "killed", tiny_settings, progress=False)
+    resumed = pretrain.pretrain(tmp_path / "killed", tiny_settings, **options)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
-    assert "never for diagnosis" in (whole / "README.md").read_text()
+    card = (whole / "README.md").read_text()
+    assert "never for diagnosis" in card and ("a network of photographs" in card) == taught
     with pytest.raises(KneeError, match="already holds"):
         pretrain.pretrain(whole, tiny_settings)
 
