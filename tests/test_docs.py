@@ -603,6 +603,20 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
             assert cell == ", ".join(f"{run[key[0]][key[1]]:.3f}".lstrip("0") for run in found), (words, key)
     row = next(row for name, row in shown.items() if name.startswith("the former drawings"))
     assert row[0] == f"{former['tune']['auc_kl2']:.3f}".lstrip("0")
+    taught = json.loads((folder / "taught.json").read_text(encoding="utf-8"))
+    arms = taught["arms"]  # in the order of the rows, but for what they are compared with
+    rows = table(page, "taught")[1:]
+    for row, arm in zip(rows, [arms[i] for i in (4, 3, 0, 2, 1, 5, 6)], strict=True):
+        last = next(look for look in arm["history"] if look["epoch"] == 8 and look["weights"] == "last")
+        told = [
+            f"{last[split][key]:.3f}" if split in last else "–" for split in ("tune", "train") for key in last["tune"]
+        ]
+        assert row[1:] == [figure.removeprefix("0") for figure in [*told, f"{last['phantoms_qwk']:.3f}"]], row[0]
+    network = taught["network"]["history"][-1]
+    for found in (network["tune"], network["train"], taught["ships"]["train"], taught["frozen"]["tune"]):
+        assert " and ".join(
+            f"{value:.3f}".removeprefix("0") for key, value in found.items() if key != "n"
+        ) in page.replace(" and a rank correlation of", " and")
     zero_shot = json.loads((ROOT / "results/first_real_run/zero_shot.json").read_text(encoding="utf-8"))
     ships = json.loads((folder / "phantom-clip.json").read_text(encoding="utf-8"))
     assert zero_shot["auc_kl2"] == ships["validation"]["auc_kl2"]  # the same weights were graded
