@@ -1,15 +1,17 @@
-"""python results/phantom_to_real/ablation.py DATA [SEED ...]: what each half of the domain randomisation brings.
+"""python results/phantom_to_real/ablation.py DATA [--arms ARM ...] [--seeds SEED ...]: what each part brings.
 
-Four small CLIPs a seed, each pretrained on 10,000 phantoms for eight epochs, a quarter of `phantom-clip`'s budget:
-bones and films as in a population or 2.5 times as varied, shown as drawn or on another film every time. Graded on the
-real knees of `tune`, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file. Runs
-that are there are kept. About eleven minutes a model on one core.
+Small CLIPs, each pretrained on 10,000 phantoms for eight epochs, a quarter of `phantom-clip`'s budget: bones and films
+as in a population or 2.5 times as varied, shown as drawn or on another film every time; and with the latter two what a
+network of photographs sees in them, patch by patch (`maps.py`). Graded on the real knees of `tune`, of train, which
+they have not seen either, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file.
+Runs that are there are kept. About eleven minutes a model on one core, with maps a quarter of an hour.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
+import maps
 from run import told
 
 import kneeclip as kc
@@ -20,28 +22,47 @@ from kneeclip.newborn import Pretraining
 from kneeclip.pretrain import pretrain
 
 FILE = Path(__file__).with_suffix(".json")
-ARMS = {"as drawn": (1.0, False), "other films": (1.0, True), "variety": (2.5, False), "both": (2.5, True)}
+ARMS = {
+    "as drawn": (1.0, False),
+    "other films": (1.0, True),
+    "variety": (2.5, False),
+    "both": (2.5, True),
+    "maps": (2.5, True),
+}
 
 
-def main(data: str, seeds: list[int]) -> None:
+def finished() -> list[dict]:
+    return json.loads(FILE.read_text(encoding="utf-8"))["runs"] if FILE.exists() else []
+
+
+def main(data: str, arms: list[str], seeds: list[int]) -> None:
     knees = kc.load_knees(data)
-    runs = json.loads(FILE.read_text(encoding="utf-8"))["runs"] if FILE.exists() else []
     for seed in seeds:
-        for arm, (variety, reexpose) in ARMS.items():
-            if any((run["arm"], run["seed"]) == (arm, seed) for run in runs):
+        for arm in arms:
+            if any((run["arm"], run["seed"]) == (arm, seed) for run in finished()):
                 continue
+            variety, reexpose = ARMS[arm]
             settings = Pretraining(patients=5000, epochs=8, variety=variety, reexpose=reexpose, seed=seed)
-            folder = Path("runs/ablation") / f"{arm.replace(' ', '-')}-{seed}"
+            folder, file = Path("runs/ablation") / f"{arm.replace(' ', '-')}-{seed}", None
             if not (folder / "pretraining.json").exists():
-                pretrain(folder, settings)
+                if arm == "maps":
+                    file = folder.with_suffix(".pt")
+                    if not file.exists():
+                        maps.main(file, settings)
+                pretrain(folder, settings, maps=file)
             last = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))["history"][-1]
             watched = {"qwk": last["qwk"], "accuracy": last["accuracy"]}
-            runs.append({"arm": arm, "seed": seed, "phantoms": watched, **told(str(folder), knees, ("tune",))})
+            figures = told(str(folder), knees, ("tune", "train"))
+            # read again: several processes may make the runs
+            runs = [*finished(), {"arm": arm, "seed": seed, "phantoms": watched, **figures}]
             write_json(FILE, {"arms": ARMS, "runs": runs, "environment": environment()})
             print(json.dumps(runs[-1]), flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main(sys.argv[1], [int(seed) for seed in sys.argv[2:]] or [PRETRAIN_SEED])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[PRETRAIN_SEED])
+    given = parser.parse_args()
+    main(given.data, given.arms, given.seeds)
