@@ -51,11 +51,13 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
         noted |= {"qwk": kc.evaluate(said["tune"], tune["grade"], tune["patient"], n_boot=0)["qwk"]}
         print("what is taught, on tune", noted, flush=True)
     else:
-        own, teachers = None, [quick(photographs.finished(file, device)[0], device) for file in files]
+        own, teachers = None, [photographs.quick(photographs.finished(file, device)[0]) for file in files]
         if s.own:
             said = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
             own = torch.from_numpy(said).float().to(device)
-    taught = {"taught": [file.stem for file in files]}  # others' lessons make another training, which is not resumed
+    taught = {
+        "taught": [photographs.name_of(file) for file in files]
+    }  # others' lessons make another training, which is not resumed
     store = Store(work, f"further-{s.lr}-{s.own}", asdict(s) | taught)
     pixels = clip.preprocess(processor, tune["image"])
 
@@ -67,11 +69,6 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
     clip.save_clip(model, processor, work / "knee-clip", half=True)
     told = {"settings": asdict(s), **taught, "noted": noted, "history": store.history}
     write_json(json_file, told | {"environment": environment(device)})
-
-
-def quick(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The network, compiled with its weights held fixed where a CPU computes it: half as long again without."""
-    return torch.compile(network, options={"freezing": True}) if device.type == "cpu" else network
 
 
 if __name__ == "__main__":

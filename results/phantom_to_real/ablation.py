@@ -4,7 +4,7 @@ Small CLIPs, each pretrained on 10,000 phantoms for eight epochs, a quarter of `
 as in a population or 2.5 times as varied, shown as drawn or on another film every time; and with the latter two what a
 network of photographs sees in them, patch by patch (`maps.py`). Graded on the real knees of `tune`, of train, which
 they have not seen either, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file.
-Runs that are there are kept. About eleven minutes a model on one core, with maps a quarter of an hour.
+Runs that are there are kept. About eleven minutes a model on one core, with maps twice that.
 """
 
 import argparse

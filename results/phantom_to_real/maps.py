@@ -67,8 +67,7 @@ def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict
 
 def main(file: Path, settings: Pretraining) -> None:
     torch.set_flush_denormal(True)
-    sight = torch.compile(Sight(), options={"freezing": True})  # on a CPU half as long again without
-    told = maps(settings, sight)
+    told = maps(settings, photographs.quick(Sight()))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda tmp: torch.save(told, tmp))
 
