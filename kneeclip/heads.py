@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from kneeclip.checkpoints import load_state
 from kneeclip.errors import KneeError
 from kneeclip.newborn import Pretraining
 from kneeclip.phantom import masks
@@ -32,7 +33,7 @@ def phantoms_of(settings: Pretraining) -> dict:
 
 
 def load_maps(file: str | Path, settings: Pretraining) -> dict:
-    """What `results/phantom_to_real/maps.py` wrote: maps (N, p, C) in half precision and the patches (p,) they are of.
+    """What `results/phantom_to_real/maps.py` wrote: maps (N, p, C) in half precision, their patches (p,) and network.
 
     Raises
     ------
@@ -42,15 +43,18 @@ def load_maps(file: str | Path, settings: Pretraining) -> dict:
     file = Path(os.path.expanduser(file))
     remedy = "make it with results/phantom_to_real/maps.py"
     asked = phantoms_of(settings)
+    if not file.exists():
+        raise KneeError("there is no file of maps", file, remedy)
     try:
-        found = torch.load(file, weights_only=True, map_location="cpu")
-        differs = [name for name, value in asked.items() if found["of"][name] != value]
-    except FileNotFoundError:
-        raise KneeError("there is no file of maps", file, remedy) from None
-    except Exception:  # a torn file fails in a dozen ways
+        tensors, meta = load_state(file)
+        found = {"maps": tensors["maps"], "patches": tensors["patches"], "network": meta["network"]}
+        differs = [
+            f"{name} {meta['of'][name]}, not {value}" for name, value in asked.items() if meta["of"][name] != value
+        ]
+    except (KneeError, KeyError, TypeError):  # a torn file, or another program's
         raise KneeError("the file of maps can't be read", file, remedy) from None
     if differs:
-        what = ", ".join(f"{name} {found['of'][name]}, not {asked[name]}" for name in differs)
+        what = ", ".join(differs)
         raise KneeError(f"the maps are of other phantoms ({what})", file, remedy + ", for the same settings")
     return found
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from kneeclip.checkpoints import save_state
 from kneeclip.errors import KneeError
 from kneeclip.heads import Heads, load_maps, phantoms_of
 from kneeclip.phantom import make_phantoms
@@ -28,13 +29,9 @@ def maker(monkeypatch):
     return maps
 
 
-def told(settings, maps, patches):
-    return {"maps": maps, "patches": patches, "of": phantoms_of(settings), "network": "a network"}
-
-
 def test_what_another_network_sees_is_one_more_squared_error(settings):
     knees = make_phantoms(4, 3, size=56)
-    maps = told(settings, torch.randn(8, 4, 3).half(), torch.tensor([5, 6, 9, 10]))
+    maps = {"maps": torch.randn(8, 4, 3).half(), "patches": torch.tensor([5, 6, 9, 10])}
     torch.manual_seed(0)
     plain = Heads(knees.anatomy, settings)
     torch.manual_seed(0)
@@ -48,13 +45,17 @@ def test_what_another_network_sees_is_one_more_squared_error(settings):
 
 
 def test_maps_of_other_phantoms_are_refused(settings, tmp_path):
-    file = tmp_path / "maps.pt"
-    with pytest.raises(KneeError, match=r"no file of maps .*maps\.pt.*maps\.py"):
+    file = tmp_path / "maps.safetensors"
+    with pytest.raises(KneeError, match=r"no file of maps .*maps\.safetensors.*maps\.py"):
         load_maps(file, settings)
-    file.write_bytes(b"PK torn")
-    with pytest.raises(KneeError, match="can't be read"):
-        load_maps(file, settings)
-    torch.save(told(settings, torch.zeros(24, 4, 3).half(), torch.arange(4)), file)
+    seen = {"maps": torch.zeros(24, 4, 3).half(), "patches": torch.arange(4)}
+    save_state(file, seen, {"step": 3})  # a run's checkpoint
+    whole = file.read_bytes()
+    for content in (whole, whole[:50], b""):
+        file.write_bytes(content)
+        with pytest.raises(KneeError, match="can't be read .*maps.py"):
+            load_maps(file, settings)
+    save_state(file, seen, {"of": phantoms_of(settings), "network": "a network"})
     assert load_maps(file, settings)["maps"].shape == (24, 4, 3)
     assert load_maps(file, dataclasses.replace(settings, lr=1.0, epochs=9))["network"] == "a network"
     with pytest.raises(KneeError, match="other phantoms .seed 1000000, not 5"):

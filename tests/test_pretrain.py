@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kneeclip import load_clip, predict, pretrain
+from kneeclip.checkpoints import save_state
 from kneeclip.data import PHANTOM_SPLITS, PRETRAIN_SEED
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
@@ -30,9 +31,9 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
     options = {"progress": False}
     if taught:
-        told = {"maps": torch.rand(24, 4, 3).half(), "patches": torch.arange(4), "network": "a network of photographs"}
-        torch.save(told | {"of": phantoms_of(tiny_settings)}, tmp_path / "maps.pt")
-        options["maps"] = tmp_path / "maps.pt"
+        options["maps"] = tmp_path / "maps.safetensors"
+        seen = {"maps": torch.rand(24, 4, 3).half(), "patches": torch.arange(4)}
+        save_state(options["maps"], seen, {"of": phantoms_of(tiny_settings), "network": "a network of photographs"})
     whole = pretrain.pretrain(tmp_path / "whole", tiny_settings, **options)
     real, calls = pretrain._zero_shot, []
 

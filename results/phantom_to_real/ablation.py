@@ -46,7 +46,7 @@ def main(data: str, arms: list[str], seeds: list[int]) -> None:
             folder, file = Path("runs/ablation") / f"{arm.replace(' ', '-')}-{seed}", None
             if not (folder / "pretraining.json").exists():
                 if arm == "maps":
-                    file = folder.with_suffix(".pt")
+                    file = folder.with_suffix(".safetensors")
                     if not file.exists():
                         maps.main(file, settings)
                 pretrain(folder, settings, maps=file)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "knee_clip"))
 import photographs
 import teacher as teaching
 
-from kneeclip.checkpoints import write_atomically
+from kneeclip.checkpoints import save_state
 from kneeclip.exposure import reexposed
 from kneeclip.heads import phantoms_of
 from kneeclip.newborn import Pretraining
@@ -45,7 +45,7 @@ class Sight(torch.nn.Module):
 
 
 @torch.no_grad()
-def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict:
+def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict[str, torch.Tensor]:
     """Of every phantom and every patch whose centre lies in the middle: features of mean 0 and spread 1."""
     side = settings.image_size // settings.patch_size
     centres = (2 * torch.arange(side) + 1) / side - 1  # -1 to 1 over the film
@@ -62,19 +62,18 @@ def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict
         seen = seen.flatten(2).transpose(1, 2)  # (N, p · p, C)
         found.append(F.layer_norm(seen, seen.shape[-1:]).half())
     patches = (inside[:, None] & inside).flatten().nonzero()[:, 0]
-    return {"maps": torch.cat(found), "patches": patches, "of": phantoms_of(settings), "network": NETWORK}
+    return {"maps": torch.cat(found), "patches": patches}
 
 
 def main(file: Path, settings: Pretraining) -> None:
     torch.set_flush_denormal(True)
-    told = maps(settings, photographs.quick(Sight()))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda tmp: torch.save(told, tmp))
+    seen = maps(settings, photographs.quick(Sight()))
+    save_state(file, seen, {"of": phantoms_of(settings), "network": NETWORK})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", metavar="FILE", type=Path, help="runs/maps.pt")
+    parser.add_argument("file", metavar="FILE", type=Path, help="runs/maps.safetensors")
     parser.add_argument("--patients", type=int, default=Pretraining.patients)
     parser.add_argument("--seed", type=int, default=Pretraining.seed)
     given = parser.parse_args()
