@@ -617,6 +617,14 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
         assert " and ".join(
             f"{value:.3f}".removeprefix("0") for key, value in found.items() if key != "n"
         ) in page.replace(" and a rank correlation of", " and")
+    for name, split in (("maps_full", "tune"), ("maps_full", "train"), ("phantom-clip", "train")):
+        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))[split]
+        words = [
+            " ".join([f"{found[key]:.3f}", "[" + ", ".join(f"{x:.3f}" for x in found["ci"][key]) + "]"])
+            for key in ("auc_kl2", "spearman")
+        ]
+        told = " and ".join(words).replace("0.", ".")
+        assert told in page.replace(" and rank correlation", " and"), (name, split)
     zero_shot = json.loads((ROOT / "results/first_real_run/zero_shot.json").read_text(encoding="utf-8"))
     ships = json.loads((folder / "phantom-clip.json").read_text(encoding="utf-8"))
     assert zero_shot["auc_kl2"] == ships["validation"]["auc_kl2"]  # the same weights were graded
