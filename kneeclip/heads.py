@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from kneeclip.checkpoints import load_state
+from kneeclip.data import drawing
 from kneeclip.errors import KneeError
 from kneeclip.newborn import Pretraining
 from kneeclip.phantom import masks
@@ -29,7 +30,7 @@ ANATOMY = (
 def phantoms_of(settings: Pretraining) -> dict:
     """Which phantoms a pretraining learns from, and in which patches: what a file of maps must agree with."""
     names = ("patients", "seed", "variety", "sides", "image_size", "patch_size")
-    return {name: value for name, value in asdict(settings).items() if name in names}
+    return {name: value for name, value in asdict(settings).items() if name in names} | {"drawing": drawing()[:12]}
 
 
 def load_maps(file: str | Path, settings: Pretraining) -> dict:

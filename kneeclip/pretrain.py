@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 
 from kneeclip import model as clip
 from kneeclip.cards import NOT_FOR_DIAGNOSIS, environment
-from kneeclip.checkpoints import load_state, require_writable, write_atomically, write_json
+from kneeclip.checkpoints import fingerprint, load_state, require_writable, write_atomically, write_json
+from kneeclip.data import PHANTOM_SPLITS, drawing
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 from kneeclip.exposure import reexposed
@@ -86,13 +87,25 @@ def pretrain(
     if (out / "pretraining.json").exists():
         raise KneeError("the folder already holds a pretrained model", out, "choose another folder or delete it")
     sight = None if maps is None else load_maps(maps, settings)
-    require_writable(out)  # drawing takes minutes
+    require_writable(out)
     accelerator = Accelerator()
+    maker = [vars(settings), drawing(), sight and sight["network"]]
+    seen = {name: sight[name] for name in ("maps", "patches")} if sight else {}
+    with RunState(out, "none", accelerator) as state:
+        state.open(fingerprint(maker, seen))  # drawing takes minutes: what can be refused is refused before
+        return _trained(state, settings, sight, accelerator, progress)
+
+
+def _trained(
+    state: RunState, settings: Pretraining, sight: dict | None, accelerator: Accelerator, progress: bool
+) -> Path:
+    """From phantoms to the finished folder."""
+    out = state.folder
     if progress:
         tqdm.write(f"drawing {2 * settings.patients:,} phantom knees …")
     # many knees at 224 px take a CPU minutes; nobody has tried to draw on another accelerator
     where = accelerator.device if accelerator.device.type == "cuda" else torch.device("cpu")
-    knees = _cohort(settings, where)
+    knees = cohort(settings, where)
     watched = make_phantoms(settings.held_out, settings.seed + 1, size=settings.image_size)
     corpus = [text for epoch in range(2) for text in captions(knees.anatomy, epoch, style="mixed")]
     corpus += [text for prompts in BUILT_IN.values() for text in prompts.flat] * 20
@@ -108,71 +121,68 @@ def pretrain(
     images = torch.from_numpy(knees.images).to(accelerator.device)
     quick = where.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     mixed = torch.autocast("cuda", torch.bfloat16) if quick else nullcontext()  # the towers alone, as in training
-    with RunState(out, "none", accelerator) as state:
-        state.open(f"{settings}" + ("" if sight is None else " and maps"))
-        state.resume(learnt, optimizer)
-        schedule = Recipe(lr=settings.lr, warmup=0.03)
-        per_epoch = len(images) // settings.batch_size
-        bar = tqdm(
-            total=per_epoch * settings.epochs, initial=state.step, desc="pretrain", unit="step", disable=not progress
-        )
-        start = time.perf_counter()
-        for epoch in range(state.step // per_epoch, settings.epochs):
-            texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
-            seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-            g = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(images), generator=g)
-            losses = []
-            for i in range(per_epoch):
-                index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
-                batch = texts[index.numpy()]
-                ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
-                films = images[index.to(images.device)]
-                pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
-                with mixed:
-                    seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
-                    told = model.get_text_features(input_ids=ids).pooler_output
-                X = F.normalize(seen.pooler_output.float(), dim=-1)
-                T = F.normalize(told.float(), dim=-1)
-                same = torch.from_numpy(batch[:, None] == batch[None]).to(images.device)
-                loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
-                losses.append(loss.detach())
-                loss = loss + heads(seen.last_hidden_state.float(), index, settings)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-                state.step += 1
-                bar.update()
-            row = {"epoch": epoch, "step": state.step, "loss": torch.stack(losses).mean().item()}
-            row |= _zero_shot(model, processor, watched) | {"seconds": round(time.perf_counter() - start, 1)}
-            if not math.isfinite(row["loss"]):
-                raise KneeError("the loss is no longer finite", out, "lower the learning rate; the last epoch is kept")
-            bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}", qwk=f"{row['qwk']:.3f}")
-            state.end_of_epoch(row, learnt, optimizer)
-        bar.close()
-        learnt.load_state_dict(load_state(state.best_file)[0])
-        clip.save_clip(model, processor, out, half=True)
-        record = {"settings": vars(settings), "history": state.history, "environment": environment(accelerator.device)}
-        if sight is not None:
-            record["maps"] = sight["network"]
-        page = _card(settings, state.history[-1], record.get("maps"))
-        write_atomically(out / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"), resumes=True)
-        write_json(out / "pretraining.json", record, resumes=True)
-        for file in (state.checkpoint, state.best_file):
-            file.unlink(missing_ok=True)
-        return out
-
-
-def _cohort(settings: Pretraining, device: torch.device) -> Phantoms:
-    """The phantoms that are learnt from, drawn on `device`."""
-    knees = make_phantoms(
-        settings.patients, settings.seed, size=settings.image_size, variety=settings.variety, device=device
+    state.resume(learnt, optimizer)
+    schedule = Recipe(lr=settings.lr, warmup=0.03)
+    per_epoch = len(images) // settings.batch_size
+    bar = tqdm(
+        total=per_epoch * settings.epochs, initial=state.step, desc="pretrain", unit="step", disable=not progress
     )
+    start = time.perf_counter()
+    for epoch in range(state.step // per_epoch, settings.epochs):
+        texts = np.array(captions(knees.anatomy, settings.seed + epoch, style="mixed"))
+        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+        g = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(images), generator=g)
+        losses = []
+        for i in range(per_epoch):
+            index = order[i * settings.batch_size : (i + 1) * settings.batch_size]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(state.step, per_epoch * settings.epochs, schedule)
+            batch = texts[index.numpy()]
+            ids = tokenizer(list(batch), padding=True, return_tensors="pt")["input_ids"].to(images.device)
+            films = images[index.to(images.device)]
+            pixels = clip.to_pixel_values(processor, reexposed(films, g) if settings.reexpose else films)
+            with mixed:
+                seen = model.get_image_features(pixel_values=pixels)  # patches (N, 1 + P, width) and X (N, D)
+                told = model.get_text_features(input_ids=ids).pooler_output
+            X = F.normalize(seen.pooler_output.float(), dim=-1)
+            T = F.normalize(told.float(), dim=-1)
+            same = torch.from_numpy(batch[:, None] == batch[None]).to(images.device)
+            loss = contrastive_loss(X, T, model.logit_scale.exp(), same)
+            losses.append(loss.detach())
+            loss = loss + heads(seen.last_hidden_state.float(), index, settings)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learnt.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            state.step += 1
+            bar.update()
+        row = {"epoch": epoch, "step": state.step, "loss": torch.stack(losses).mean().item()}
+        if not math.isfinite(row["loss"]):
+            raise KneeError("the loss is no longer finite", out, "lower the learning rate; the last epoch is kept")
+        row |= _zero_shot(model, processor, watched) | {"seconds": round(time.perf_counter() - start, 1)}
+        bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}", qwk=f"{row['qwk']:.3f}")
+        state.end_of_epoch(row, learnt, optimizer)
+    bar.close()
+    learnt.load_state_dict(load_state(state.best_file)[0])
+    clip.save_clip(model, processor, out, half=True)
+    record = {"settings": vars(settings), "history": state.history, "environment": environment(accelerator.device)}
+    if sight is not None:
+        record["maps"] = sight["network"]
+    page = _card(settings, state.history[-1], record.get("maps"))
+    write_atomically(out / "README.md", lambda tmp: tmp.write_text(page, encoding="utf-8"), resumes=True)
+    write_json(out / "pretraining.json", record, resumes=True)
+    for file in (state.checkpoint, state.best_file):
+        file.unlink(missing_ok=True)
+    return out
+
+
+def cohort(settings: Pretraining, device: torch.device, size: int | None = None) -> Phantoms:
+    """The phantoms that are learnt from, drawn on `device`, at their own size or at another."""
+    size = size or settings.image_size
+    knees = make_phantoms(settings.patients, settings.seed, size=size, variety=settings.variety, device=device)
     if settings.sides == "both":
         return knees
     kept = knees.sides == settings.sides
@@ -190,6 +200,8 @@ def _card(settings: Pretraining, last: dict, network: str | None) -> str:
     only = {"R": "right ", "L": "left "}.get(settings.sides, "")
     other = ", each on another film every time" if settings.reexpose else ""
     told = f"; what {network}, sees of them in a patch" if network else ""
+    apart = {settings.seed, settings.seed + 1}.isdisjoint(seed for _, seed in PHANTOM_SPLITS.values())
+    others = "; the tutorial's phantoms have other seeds" if apart else "; **the tutorial's phantoms are among them**"
     return (
         "---\nlibrary_name: transformers\npipeline_tag: zero-shot-image-classification\nlicense: mit\n---\n"
         "# phantom-clip\n\n"
@@ -199,8 +211,7 @@ def _card(settings: Pretraining, last: dict, network: str | None) -> str:
         f"patches of {settings.patch_size}; its own byte-level BPE tokenizer; weights in float16, read as float32.\n"
         f"- Trained contrastively on {shown} captioned {only}phantoms (seed {settings.seed}; bones and films "
         f"{settings.variety:g} times as varied as in a population{other}), with heads that were thrown away "
-        f"(the structures of a patch, the anatomy of the image{told}); the tutorial's phantoms have "
-        "other seeds.\n"
+        f"(the structures of a patch, the anatomy of the image{told}){others}.\n"
         f"- Zero-shot with the `criteria` prompts on {n} phantoms of seed {settings.seed + 1}: accuracy "
         f"{last['accuracy']:.3f}, QWK {last['qwk']:.3f}, flip agreement {last['flip_agreement']:.3f} (one seed).\n"
         "- What it knows of real knees is measured in `results/`, not assumed.\n"

@@ -60,6 +60,9 @@ def test_maps_of_other_phantoms_are_refused(settings, tmp_path):
     assert load_maps(file, dataclasses.replace(settings, lr=1.0, epochs=9))["network"] == "a network"
     with pytest.raises(KneeError, match="other phantoms .seed 1000000, not 5"):
         load_maps(file, dataclasses.replace(settings, seed=5))
+    save_state(file, seen, {"of": phantoms_of(settings) | {"drawing": "before"}, "network": "a network"})
+    with pytest.raises(KneeError, match="other phantoms .drawing before"):
+        load_maps(file, settings)
 
 
 def test_a_map_is_read_where_the_patches_of_the_model_lie(maker, settings):
@@ -78,6 +81,14 @@ def test_a_map_is_read_where_the_patches_of_the_model_lie(maker, settings):
     seen = F.normalize(found["maps"][0, :, :2].float(), dim=-1)
     torch.testing.assert_close(seen, F.normalize(place, dim=-1), atol=2e-3, rtol=0)
     assert maker.maps(settings, sight)["patches"].tolist() == [*range(16)]
+    right = dataclasses.replace(settings, image_size=112, patients=1, sides="R")
+    assert maker.maps(right, sight)["maps"].shape == (1, 36, 4)  # of the knees that are learnt from alone
+
+
+def test_a_file_of_maps_is_not_replaced(maker, settings, tmp_path):
+    (tmp_path / "maps.safetensors").write_bytes(b"a quarter of an hour")
+    with pytest.raises(KneeError, match="there already"):
+        maker.main(tmp_path / "maps.safetensors", settings)
 
 
 def test_the_network_of_photographs_gives_a_map_of_a_sixteenth(maker):

@@ -145,13 +145,11 @@ def test_a_network_that_knows_photographs_has_the_shapes_of_a_teacher(maker):
     import photographs
 
     torch.manual_seed(0)
-    x = torch.rand(2, 1, 176, 176)
     for name, shown in (("lite0", 176), ("lite2", 264)):
+        x = torch.rand(2, 1, shown, shown)
         network = photographs.Photographer(photographs.Settings(network=name, shown=shown), weights=False).eval()
         with torch.no_grad():
             logits, patches = network(x)
-            enlarged = torch.nn.functional.interpolate(x, size=shown, mode="bilinear", align_corners=False)
-            torch.testing.assert_close(network(enlarged)[0], logits)
         assert logits.shape == (2, 5) and patches.shape == (2, network.channels, 11, 11)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.train()(x)[0].sum().backward()
@@ -161,6 +159,20 @@ def test_a_network_that_knows_photographs_has_the_shapes_of_a_teacher(maker):
     for key, value in network.state_dict().items():  # the running statistics that a training pass moves
         if "running" in key:
             assert torch.equal(value, before[key]) == key.startswith(stays), key
+
+
+def test_a_network_that_was_killed_in_training_is_not_asked(maker, tmp_path):
+    import photographs
+
+    s = photographs.Settings(epochs=2)
+    store = maker.Store(tmp_path, "half", maker.asdict(s))
+    network = photographs.Photographer(s, weights=False)
+    store.save({"average": network}, 1, last=False)
+    with pytest.raises(kc.KneeError, match=r"not finished \(1 of 2 epochs\).*half\.pt"):
+        photographs.finished(tmp_path / "half.pt", torch.device("cpu"))
+    store.save({"average": network}, 2, last=True)
+    found, settings = photographs.finished(tmp_path / "half.pt", torch.device("cpu"))
+    assert settings == s and torch.equal(found.head.weight, network.head.weight)
 
 
 def test_a_network_without_its_weights_names_the_package(maker, monkeypatch):

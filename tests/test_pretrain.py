@@ -15,6 +15,7 @@ from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate
 from kneeclip.heads import phantoms_of
 from kneeclip.loading import ASSETS
+from kneeclip.newborn import Pretraining
 
 
 def test_the_contrastive_loss_by_hand():
@@ -30,10 +31,15 @@ def test_the_contrastive_loss_by_hand():
 def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, monkeypatch, taught):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
     options = {"progress": False}
-    if taught:
-        options["maps"] = tmp_path / "maps.safetensors"
+
+    def told(name):
+        """A file of maps, each time of another network."""
         seen = {"maps": torch.rand(24, 4, 3).half(), "patches": torch.arange(4)}
-        save_state(options["maps"], seen, {"of": phantoms_of(tiny_settings), "network": "a network of photographs"})
+        save_state(tmp_path / name, seen, {"of": phantoms_of(tiny_settings), "network": "a network of photographs"})
+        return tmp_path / name
+
+    if taught:
+        options["maps"] = told("maps.safetensors")
     whole = pretrain.pretrain(tmp_path / "whole", tiny_settings, **options)
     real, calls = pretrain._zero_shot, []
 
@@ -47,21 +53,26 @@ def test_pretraining_resumes_and_makes_a_clip_folder(tiny_settings, tmp_path, mo
         patch.setattr(pretrain, "_zero_shot", dying)
         with pytest.raises(KeyboardInterrupt):
             pretrain.pretrain(tmp_path / "killed", tiny_settings, **options)
-    if taught:  # without the maps it would be another training
-        with pytest.raises(KneeError, match="settings"):
-            pretrain.pretrain(tmp_path / "killed", tiny_settings, progress=False)
+    # without these maps it would be another training
+    other = {"progress": False, "maps": told("others.safetensors")}
+    for options_of_another in ({"progress": False}, other)[not taught :]:
+        with pytest.raises(KneeError, match="another run"):
+            pretrain.pretrain(tmp_path / "killed", tiny_settings, **options_of_another)
     resumed = pretrain.pretrain(tmp_path / "killed", tiny_settings, **options)
     assert (whole / "model.safetensors").read_bytes() == (resumed / "model.safetensors").read_bytes()
+    elsewhere = pretrain.pretrain(tmp_path / "elsewhere", tiny_settings, **other)
+    assert (whole / "model.safetensors").read_bytes() != (elsewhere / "model.safetensors").read_bytes()
     card = (whole / "README.md").read_text()
-    assert "never for diagnosis" in card and ("a network of photographs" in card) == taught
+    assert "never for diagnosis" in card and "the tutorial's phantoms have other seeds" in card
+    assert ("a network of photographs" in card) == taught
     with pytest.raises(KneeError, match="already holds"):
         pretrain.pretrain(whole, tiny_settings)
 
 
 def test_one_side_alone_can_be_learnt_from(tiny_settings, tmp_path):
     tiny_settings = dataclasses.replace(tiny_settings, image_size=56)  # a phantom needs some pixels
-    both = pretrain._cohort(tiny_settings, torch.device("cpu"))
-    right = pretrain._cohort(dataclasses.replace(tiny_settings, sides="R"), torch.device("cpu"))
+    both = pretrain.cohort(tiny_settings, torch.device("cpu"))
+    right = pretrain.cohort(dataclasses.replace(tiny_settings, sides="R"), torch.device("cpu"))
     kept = both.sides == "R"
     assert len(right) == len(both) / 2 == kept.sum() and set(right.sides) == {"R"}
     assert (right.images == both.images[kept]).all()
@@ -106,8 +117,23 @@ def test_phantom_clip_grades_phantoms_it_has_not_seen():
     assert np.allclose(p.sum(1), 1)
 
 
-def test_a_folder_that_can_not_be_written_is_refused_before_the_drawing(tiny_settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "_cohort", lambda *_: pytest.fail("it drew first"))
+def test_a_rate_that_is_too_high_is_named_and_no_epoch_is_lost(tiny_settings, tmp_path):
+    tiny_settings = dataclasses.replace(tiny_settings, image_size=56, lr=1e30)
+    with pytest.raises(KneeError, match="no longer finite .*lower the learning rate"):
+        pretrain.pretrain(tmp_path / "p", tiny_settings, progress=False)
+
+
+def test_a_card_says_where_its_phantoms_are_the_tutorials():
+    last = {"accuracy": 0.5, "qwk": 0.5, "flip_agreement": 0.5}
+    seeds = {PRETRAIN_SEED: "other seeds", PHANTOM_SPLITS["train"][1] - 1: "among them", 104: "among them"}
+    for seed, words in seeds.items():
+        assert words in pretrain._card(Pretraining(seed=seed), last, None), seed
+
+
+def test_a_folder_that_can_not_be_used_is_refused_before_the_drawing(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "cohort", lambda *_: pytest.fail("it drew first"))
     (tmp_path / "file").touch()
     with pytest.raises(KneeError, match="can't be written .*file/p.*--out"):
         pretrain.pretrain(tmp_path / "file" / "p", tiny_settings, progress=False)
+    with pytest.raises(KneeError, match="other files"):
+        pretrain.pretrain(tmp_path, tiny_settings, progress=False)

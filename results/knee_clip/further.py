@@ -22,7 +22,7 @@ import photographs
 import teacher as teaching
 import torch
 from make import Settings, train_student
-from records import Store
+from records import Store, data_of
 from sklearn.metrics import log_loss
 
 import kneeclip as kc
@@ -55,20 +55,19 @@ def main(data: str, files: list[Path], model_name: str, s: Settings, work: Path,
         if s.own:
             said = flip_average(*kc.predict(model.to(device), processor, train["image"], s.prompts))
             own = torch.from_numpy(said).float().to(device)
-    taught = {
-        "taught": [photographs.name_of(file) for file in files]
-    }  # others' lessons make another training, which is not resumed
-    store = Store(work, f"further-{s.lr}-{s.own}", asdict(s) | taught)
+    grades = torch.tensor(train["grade"], device=device)
+    lesson = {"model": model_name, "taught": [photographs.name_of(file) for file in files]}
+    store = Store(work, f"further-{s.lr}-{s.own}", asdict(s) | lesson | data_of(grades))
     pixels = clip.preprocess(processor, tune["image"])
 
     def watch(epoch, losses, average):
         store.note(epoch, losses, *kc.predict(average, processor, pixels, s.prompts), tune)
 
-    grades = torch.tensor(train["grade"], device=device)
     model = train_student(model, processor, teachers, films["train"], grades, s, store, watch, own).cpu()
-    clip.save_clip(model, processor, work / "knee-clip", half=True)
-    told = {"settings": asdict(s), **taught, "noted": noted, "history": store.history}
-    write_json(json_file, told | {"environment": environment(device)})
+    clip.save_clip(model, processor, work / store.path.stem, half=True)
+    told = {"settings": asdict(s), **lesson, "noted": noted, "history": store.history}
+    if json_file:
+        write_json(json_file, told | {"environment": environment(device)})
 
 
 if __name__ == "__main__":

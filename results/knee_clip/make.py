@@ -21,7 +21,7 @@ import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
-from records import Store
+from records import Store, data_of
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
@@ -144,7 +144,7 @@ def train_student(model, processor, teachers, films, grades, s: Settings, store:
             batch = order[i * s.batch_size : (i + 1) * s.batch_size]
             u = teaching.chance(len(batch), device)
             x, q = disguised(films[batch], s.size, share, u), 0.0
-            if teachers:
+            if teachers and (s.own < 1 or s.dense):
                 which = int(torch.randint(len(teachers), ())) if len(teachers) > 1 else 0
                 # the same warp and exposure for both, each at the size that it is used to
                 same = teachers[which].shown == s.size
@@ -206,9 +206,9 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
     train, tune = knees["train"], knees["tune"]
     films, watched = teaching.turned(train).to(device), teaching.turned(tune).to(device)
     grades = torch.tensor(train["grade"], device=device)
-    data_of = {"images": len(grades), "grades": grades.bincount().tolist()}
+    cohort = data_of(grades)
     every = 5 if device.type == "cuda" else 1  # on a CPU an epoch is minutes
-    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | data_of, every) for t in teachers}
+    stores = {f"teacher-{t.seed}": Store(work, f"teacher-{t.seed}", asdict(t) | cohort, every) for t in teachers}
 
     def trained(t: teaching.Settings) -> teaching.Teacher:
         store = stores[f"teacher-{t.seed}"]
@@ -226,7 +226,7 @@ def main(data: str, work: Path, out: Path, only: str | None, s: Settings, teache
     asked = [i for i, value in enumerate(loss) if value <= min(loss) + NEAR]
     print("teachers", asked, flush=True)
     told = {"start": asked_of_start, "teachers": [asdict(t) for t in teachers], "asked": asked, "student": asdict(s)}
-    stores["student"] = Store(work, "student", told | data_of, s.every)
+    stores["student"] = Store(work, "student", told | cohort, s.every)
     model, processor = new_student(start, s)
     pixels = clip.preprocess(processor, tune["image"])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 
@@ -18,14 +18,13 @@ import numpy as np
 import teacher as teaching
 import torch
 import torch.nn.functional as F
-from records import Store
-from scipy.special import softmax
+from records import Store, data_of
 from torch import nn
 
 import kneeclip as kc
 from kneeclip.cards import environment
 from kneeclip.checkpoints import write_json
-from kneeclip.evaluation import fit_temperature, flip_average
+from kneeclip.evaluation import fit_temperature, flip_average, with_temperature
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Photographer(nn.Module):
     def __init__(self, s: Settings, weights: bool = True):
         super().__init__()
         self.net, self.frozen = photographs(s.network, weights), s.frozen
-        self.shown, self.patches = s.shown, s.size // 16
+        self.shown, self.patches = s.shown, s.size // 16  # pixels of a film, and places of the map, a side
         halving = [i for i, block in enumerate(self.net._blocks) if 2 in block._depthwise_conv.stride]
         self.last = halving[-1]  # from a sixteenth of the resolution to a 32nd
         self.channels = self.net._blocks[self.last - 1]._project_conv.out_channels
@@ -66,8 +65,6 @@ class Photographer(nn.Module):
 
     def forward(self, x):
         net = self.net
-        if x.shape[-1] != self.shown:
-            x = F.interpolate(x, size=self.shown, mode="bilinear", align_corners=False)
         x = 0.5 * x.expand(-1, 3, -1, -1)  # its photographs had about half the spread of `standardised`
         x = net._swish(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
         for i, block in enumerate(net._blocks):
@@ -96,7 +93,10 @@ def photographs(name: str, weights: bool = True) -> nn.Module:
 def finished(file: Path, device: torch.device) -> tuple[Photographer, Settings]:
     """A finished network of `main`'s work folder."""
     found = torch.load(file, weights_only=True, map_location=device)
-    s = Settings(**found["settings"])
+    s = Settings(**{f.name: found["settings"][f.name] for f in fields(Settings) if f.name in found["settings"]})
+    if found["epoch"] < s.epochs:
+        what = f"the network is not finished ({found['epoch']} of {s.epochs} epochs)"
+        raise kc.KneeError(what, file, "start photographs.py again: it goes on")
     network = Photographer(s, weights=False).to(device).eval()
     network.load_state_dict(found["average"])
     return network, s
@@ -129,7 +129,7 @@ def tempered_answers(files: Sequence[Path], knees, films: dict, device: torch.de
     for who, of_split in views.items():
         averaged = {name: flip_average(*pair) for name, pair in of_split.items()}
         warmth = fit_temperature(averaged["tune"], knees["tune"]["grade"])
-        told[who] = {name: softmax(np.log(p.clip(1e-12)) / warmth, axis=1) for name, p in averaged.items()}
+        told[who] = {name: with_temperature(p, warmth) for name, p in averaged.items()}
     return told
 
 
@@ -149,14 +149,17 @@ def main(data: str, s: Settings, work: Path, file: Path | None, json_file: Path 
     if s.taught:
         said = mean_answers(tempered_answers([file], knees, films, device))
         answers = torch.from_numpy(said["train"]).float().to(device)
-    store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s))
+    grades = torch.tensor(train["grade"], device=device)
+    taught = {"taught_by": [name_of(file), "knee-clip"] if s.taught else []}
+    store = Store(work, f"{s.network}-{s.shown}-{s.seed}", asdict(s) | taught | data_of(grades))
 
     def watch(epoch, losses, network):
         store.note(epoch, losses, *teaching.grade(network, films["tune"], s).double().cpu().numpy(), tune)
 
-    grades = torch.tensor(train["grade"], device=device)
     teaching.train_teacher(films["train"], grades, s, store, watch, Photographer, answers)
-    write_json(json_file, {"settings": asdict(s), "history": store.history, "environment": environment(device)})
+    if json_file:
+        told = {"settings": asdict(s), **taught, "history": store.history}
+        write_json(json_file, told | {"environment": environment(device)})
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 import kneeclip as kc
 from kneeclip.checkpoints import write_atomically
-from kneeclip.evaluation import fit_temperature, flip_average
+from kneeclip.evaluation import fit_temperature, flip_average, with_temperature
 from kneeclip.resampling import draw_patients, interval, mean_by_resample
 
 BEGUN = time.perf_counter()
+
+
+def data_of(grades: torch.Tensor) -> dict:
+    """What tells one training set from another: how many images, and of which grades (N,)."""
+    return {"images": len(grades), "grades": grades.bincount().tolist()}
 
 
 class Store:
@@ -68,5 +72,5 @@ def lower_by(before: np.ndarray, now: np.ndarray, grades, patients, n_boot: int 
 def tempered(p, p_flip, grades) -> float:
     """The flip-averaged cross-entropy on `tune` once a temperature has been fitted: for choosing, not for reporting."""
     averaged = flip_average(p, p_flip)
-    z = np.log(averaged.clip(1e-12)) / fit_temperature(averaged, grades)
-    return float(log_loss(grades, softmax(z, axis=1), labels=range(5)))
+    warmed = with_temperature(averaged, fit_temperature(averaged, grades))
+    return float(log_loss(grades, warmed, labels=range(5)))

@@ -1,4 +1,4 @@
-"""python results/phantom_to_real/maps.py FILE [--patients 20000] [--seed 1000000]
+"""python results/phantom_to_real/maps.py FILE [--patients 20000] [--seed 1000000] [--sides both]
 
 What a network that knows photographs sees in the phantoms of phantom-clip: its map of features, at the centres of the
 model's patches, of every phantom that ``kneeclip pretrain --maps FILE`` learns from, on another film. The network is an
@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "knee_clip"))
 import photographs
 import teacher as teaching
 
-from kneeclip.checkpoints import save_state
+from kneeclip.checkpoints import require_writable, save_state
+from kneeclip.errors import KneeError
 from kneeclip.exposure import reexposed
 from kneeclip.heads import phantoms_of
 from kneeclip.newborn import Pretraining
-from kneeclip.phantom import make_phantoms
+from kneeclip.pretrain import cohort
 
 #: Pixels of a phantom, of its middle, and those that this middle is shown at: a joint space is then some pixels wide.
 FILM, MIDDLE, SHOWN = 224, 176, 224
@@ -52,7 +53,7 @@ def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict
     inside = centres.abs() < MIDDLE / FILM
     where = centres[inside] * FILM / MIDDLE
     grid = torch.stack(torch.meshgrid(where, where, indexing="xy"), -1)[None]  # (1, p, p, 2)
-    knees = make_phantoms(settings.patients, settings.seed, size=FILM, variety=settings.variety)
+    knees = cohort(settings, torch.device("cpu"), FILM)
     films, g = torch.from_numpy(knees.images), torch.Generator().manual_seed(settings.seed)
     found = []
     for part in tqdm(films.split(batch), desc="maps", unit="batch"):
@@ -66,6 +67,9 @@ def maps(settings: Pretraining, sight: torch.nn.Module, batch: int = 50) -> dict
 
 
 def main(file: Path, settings: Pretraining) -> None:
+    if file.exists():
+        raise KneeError("the file is there already", file, "name another, or delete it")
+    require_writable(file.parent)
     torch.set_flush_denormal(True)
     seen = maps(settings, photographs.quick(Sight()))
     save_state(file, seen, {"of": phantoms_of(settings), "network": NETWORK})
@@ -76,5 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("file", metavar="FILE", type=Path, help="runs/maps.safetensors")
     parser.add_argument("--patients", type=int, default=Pretraining.patients)
     parser.add_argument("--seed", type=int, default=Pretraining.seed)
-    given = parser.parse_args()
-    main(given.file, dataclasses.replace(Pretraining(), patients=given.patients, seed=given.seed))
+    parser.add_argument("--sides", choices=("both", "L", "R"), default=Pretraining.sides)
+    given = vars(parser.parse_args())
+    main(given.pop("file"), dataclasses.replace(Pretraining(), **given))

@@ -1,8 +1,8 @@
 """python results/phantom_to_real/run.py DATA [MODEL] [--splits SPLIT ...]: real knees, untaught.
 
-AUC for KL ≥ 2 and Spearman's rank correlation of the expected grade with the grade, of `tune` (to watch) and validation
-(to report), prompts `criteria`, original view, into MODEL.json beside this file. Of train too, if asked: models of
-phantoms have not seen it either.
+AUC for KL ≥ 2 and Spearman's rank correlation of the expected grade with the grade, of `tune` (to watch), validation
+(to report) and train (no model of phantoms learnt from it), prompts `criteria`, original view, into MODEL.json beside
+this file.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from kneeclip.checkpoints import write_json
 from kneeclip.resampling import draw_patients, interval
 
 N_BOOT, SEED = 1000, 0
+SPLITS = ("tune", "validation", "train")
 
 
 def told(name: str, knees, splits) -> dict:
@@ -45,9 +46,14 @@ def told(name: str, knees, splits) -> dict:
 
 
 def main(data: str, name: str, splits: list[str]) -> None:
+    file = Path(__file__).parent / f"{Path(name).name}.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if lost := [split for split in SPLITS if split in before and split not in splits]:
+        what = f"the file holds {' and '.join(lost)} too"
+        raise kc.KneeError(what, file, "ask for these splits as well, or delete it")
     figures = told(name, kc.load_knees(data), splits)
     record = {"model": Path(name).name, "n_boot": N_BOOT, "seed": SEED, **figures, "environment": environment()}
-    write_json(Path(__file__).parent / f"{Path(name).name}.json", record)
+    write_json(file, record)
     print(json.dumps(figures, indent=1))
 
 
@@ -55,6 +61,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="the public data set: a folder or a zip")
     parser.add_argument("model", metavar="MODEL", nargs="?", default="phantom-clip", help="a bundled model or a folder")
-    parser.add_argument("--splits", nargs="+", choices=("tune", "validation", "train"), default=["tune", "validation"])
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=[*SPLITS])
     given = parser.parse_args()
     main(given.data, given.model, given.splits)
