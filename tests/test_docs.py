@@ -509,11 +509,21 @@ def test_what_the_teachers_are_worth_on_validation_is_told_as_found():
     assert [row for row, (_, qwk) in met.items() if qwk] == ["25"] and not any(all(pair) for pair in met.values())
     tune = rows["together"]["tune"]
     assert all(tune[name] >= r["tune"][name] for name in ("accuracy", "qwk") for r in reports.values())
-    assert f"`tune` ({short(tune['accuracy'])} and {short(tune['qwk'])})" in page
+    assert (
+        f"`tune` too it has the highest accuracy and QWK ({short(tune['accuracy'])} and {short(tune['qwk'])})" in page
+    )
+    misses = (0.78 - together["qwk"], together["ece"] - 0.05)
+    assert "misses the QWK of .78 by {} and the ECE of .05 by {}".format(*map(short, misses)) in page
     pairs = found["cross_entropy_on_tune_lower_by"]
-    lower = next(p for p in pairs if p["before"].startswith("row_20") and p["now"].startswith("row_24"))
-    low, high = lower["ci"]
-    assert f"lower by {short(lower['difference'])} [{short(low)}, {short(high)}]" in page
+    for before, now, words in (
+        ("row_20", "row_24", "lower by"),
+        ("knee-clip", "row_20", "below 18 by"),
+        ("row_25", "row_20", "the higher one by"),
+    ):
+        pair = next(p for p in pairs if {p["before"].split("/")[0], p["now"].split("/")[0]} == {before, now})
+        sign = 1 if pair["before"].startswith(before) else -1
+        low, high = sorted(sign * end for end in pair["ci"])
+        assert f"{words} {short(sign * pair['difference'])} [{short(low)}, {short(high)}]" in page, words
     plain, ordinal, balanced = (reports[row]["tune"] for row in ("20", "24", "25"))
     assert f"of {short(ordinal['cross_entropy'])} where 20 has {short(plain['cross_entropy'])}" in page
     gains = (abs(balanced[n] - plain[n]) for n in ("accuracy", "qwk"))
@@ -613,7 +623,7 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
         ]
         assert row[1:] == [figure.removeprefix("0") for figure in [*told, f"{last['phantoms_qwk']:.3f}"]], row[0]
     network = taught["network"]["history"][-1]
-    for found in (network["tune"], network["train"], taught["ships"]["train"], taught["frozen"]["tune"]):
+    for found in (network["tune"], network["train"], taught["frozen"]["tune"]):
         assert " and ".join(
             f"{value:.3f}".removeprefix("0") for key, value in found.items() if key != "n"
         ) in page.replace(" and a rank correlation of", " and")
@@ -625,6 +635,11 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
         ]
         told = " and ".join(words).replace("0.", ".")
         assert told in page.replace(" and rank correlation", " and"), (name, split)
+    pretrained = [
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["phantoms"]["qwk"]
+        for name in ("maps_full", "phantom-clip")
+    ]
+    assert "they are alike (QWK {:.3f} and {:.3f})".format(*pretrained).replace("0.", ".") in page
     zero_shot = json.loads((ROOT / "results/first_real_run/zero_shot.json").read_text(encoding="utf-8"))
     ships = json.loads((folder / "phantom-clip.json").read_text(encoding="utf-8"))
     assert zero_shot["auc_kl2"] == ships["validation"]["auc_kl2"]  # the same weights were graded

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import maps
-from run import told
+from run import told, watched
 
 import kneeclip as kc
 from kneeclip.cards import environment
@@ -50,11 +50,9 @@ def main(data: str, arms: list[str], seeds: list[int]) -> None:
                     if not file.exists():
                         maps.main(file, settings)
                 pretrain(folder, settings, maps=file)
-            last = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))["history"][-1]
-            watched = {"qwk": last["qwk"], "accuracy": last["accuracy"]}
             figures = told(str(folder), knees, ("tune", "train"))
             # read again: several processes may make the runs
-            runs = [*finished(), {"arm": arm, "seed": seed, "phantoms": watched, **figures}]
+            runs = [*finished(), {"arm": arm, "seed": seed, "phantoms": watched(str(folder)), **figures}]
             write_json(FILE, {"arms": ARMS, "runs": runs, "environment": environment()})
             print(json.dumps(runs[-1]), flush=True)
 

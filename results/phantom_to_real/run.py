@@ -2,7 +2,7 @@
 
 AUC for KL ≥ 2 and Spearman's rank correlation of the expected grade with the grade, of `tune` (to watch), validation
 (to report) and train (no model of phantoms learnt from it), prompts `criteria`, original view, into MODEL.json beside
-this file.
+this file; the phantoms that its pretraining was watched on beside them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 import kneeclip as kc
 from kneeclip.cards import environment
 from kneeclip.checkpoints import write_json
+from kneeclip.loading import model_folder
 from kneeclip.resampling import draw_patients, interval
 
 N_BOOT, SEED = 1000, 0
@@ -45,6 +46,12 @@ def told(name: str, knees, splits) -> dict:
     return found
 
 
+def watched(name: str) -> dict:
+    """What its pretraining saw at its end on the phantoms that it was watched on."""
+    record = json.loads((model_folder(name) / "pretraining.json").read_text(encoding="utf-8"))
+    return {key: record["history"][-1][key] for key in ("qwk", "accuracy")}
+
+
 def main(data: str, name: str, splits: list[str]) -> None:
     file = Path(__file__).parent / f"{Path(name).name}.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -52,7 +59,8 @@ def main(data: str, name: str, splits: list[str]) -> None:
         what = f"the file holds {' and '.join(lost)} too"
         raise kc.KneeError(what, file, "ask for these splits as well, or delete it")
     figures = told(name, kc.load_knees(data), splits)
-    record = {"model": Path(name).name, "n_boot": N_BOOT, "seed": SEED, **figures, "environment": environment()}
+    record = {"model": Path(name).name, "n_boot": N_BOOT, "seed": SEED, **figures}
+    record |= {"phantoms": watched(name), "environment": environment()}
     write_json(file, record)
     print(json.dumps(figures, indent=1))
 
