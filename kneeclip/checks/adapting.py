@@ -56,8 +56,8 @@ QUESTIONS = {
             "c": "far below both ends",
         },
         reasons={
-            "a": "Accuracy is no linear function of the weights, so nothing puts it on that line. Here both curves "
-            "bend upwards: at α = 0.4 the reader's is already where it ends.",
+            "a": "Accuracy is no linear function of the weights, so nothing puts it on that line. Here the reader's "
+            "lies clearly above: at α = 0.4 it is already where it ends. The other does by less than its interval.",
             "b": "Nothing makes it so: accuracy is no linear function of the weights, and here both lie above it.",
             "c": "So it is for two models trained apart. These share their start, and no hill lies between them.",
         },

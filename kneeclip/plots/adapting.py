@@ -166,7 +166,7 @@ def drift(runs: Mapping[str, Sequence[float]], *, stopped: int, xlabel: str = "s
 def wise_ft(
     alphas: Sequence[float], curves: Mapping[str, Sequence[tuple]], *, chosen: float | None = None, world: str = ""
 ) -> Figure:
-    """Accuracy of the models on the line between two models' weights, one curve a task. Notebook: 06.
+    """Accuracy of the models on the line between two models' weights, one curve a task; its chord dotted. Notebook: 06.
 
     Parameters
     ----------
@@ -181,6 +181,7 @@ def wise_ft(
         value, low, high = (np.array(part) for part in zip(*values, strict=True))
         ax.fill_between(alphas, low, high, color=colour, alpha=0.13, linewidth=0)
         ax.plot(alphas, value, color=colour, linestyle=dash, marker=marker, markersize=5, label=task)
+        ax.plot(alphas[:: len(alphas) - 1], value[:: len(value) - 1], color=colour, linestyle=":", linewidth=1)
         if chosen is not None:
             at = float(np.interp(chosen, alphas, value))
             beside = (6, 6 if at == highest else -14)  # two values may lie close: one stands above, the others below
