@@ -25,7 +25,7 @@ def relevance_maps(images: Sequence, regions, maps: Mapping[str, Sequence], titl
     images : sequence of N images (H, W)
     regions : (N, H, W) bool
     maps : mapping of name -> (N, H, W), or (H, W) for one map used on all
-        Not negative. Drawn are the smallest areas that hold 50 % and 80 % of the map.
+        Not negative. Drawn are the smallest areas that hold 50 % (shaded) and 80 % of the map.
     titles : sequence of N str, optional
     """
     regions = np.asarray(regions, float)
@@ -43,6 +43,9 @@ def relevance_maps(images: Sequence, regions, maps: Mapping[str, Sequence], titl
                 held, colour = {0.5: "-"}, "#56b4e9"
             else:
                 held, colour = {_level(plane, share): dash for share, dash in HELD[::-1]}, "#e69f00"
+                half = _level(plane, 0.5)
+                if plane.min() < half < plane.max():
+                    ax.contourf(plane, levels=[half, plane.max()], colors=[colour], alpha=0.3)
             held = {level: dash for level, dash in held.items() if plane.min() < level < plane.max()}
             if held:  # a plateau, such as an even map, has no smallest area that holds half of it
                 looks = {"colors": colour, "linewidths": 1.3, "linestyles": list(held.values())}

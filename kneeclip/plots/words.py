@@ -43,14 +43,14 @@ def similarity_map(matrix, labels, *, columns=None, title: str = "", world: str 
 
 @styled
 def tokens(rows: Sequence[tuple], *, limit: int = 77, title: str = "", world: str = "") -> Figure:
-    """Texts cut into tokens, each with its id; those beyond the limit are hatched. Notebook: 02.
+    """Texts cut into tokens, each with its id; those that don't fit are hatched. Notebook: 02.
 
     Parameters
     ----------
     rows : sequence of (pieces, ids)
         The tokens of each text in letters and in numbers, start and end among them.
     limit : int
-        How many the text tower reads.
+        How many the text tower reads. A tokenizer that cuts keeps the end token, in the last of these places.
     """
     across, boxes, y = 128, [], 0.0  # letters in a line
     for pieces, ids in rows:
@@ -59,7 +59,8 @@ def tokens(rows: Sequence[tuple], *, limit: int = 77, title: str = "", world: st
             wide = max(len(piece), len(str(number))) + 1.2
             if x + wide > across:
                 x, y = 0.0, y + 2.4
-            boxes.append((x, y, wide, piece, number, i >= limit))
+            lost = len(ids) > limit and limit - 1 <= i < len(ids) - 1
+            boxes.append((x, y, wide, piece, number, lost))
             x += wide + 0.3
         y += 3.0
     figure, axes = new_picture(9.6, 0.19 * y + 0.5, caption=world)
