@@ -131,10 +131,10 @@ def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         return {name: file.get_tensor(name).clone() for name in file.keys()}, meta
 
 
-def require_state(path: Path) -> None:
-    """As `load_state`, of the header alone: it says how long the file has to be."""
-    with _opened(path):
-        pass
+def require_state(path: Path) -> dict:
+    """As `load_state`, of the header alone, which says how long the file has to be: the dict."""
+    with _opened(path) as file:
+        return json.loads(file.metadata()["meta"])
 
 
 @contextmanager

@@ -185,8 +185,9 @@ def evaluate(
     split = {"val": "validation"}.get(split, split)
     name = texts if isinstance(texts, str) else texts.name
     world = knees.info.description
-    report = {"model": Path(model).name, "world": world, "split": split, "prompts": name, **report}
-    typer.echo(f"{Path(model).name} on {world}, {split}: {report['n']} images, {report['n_patients']} patients")
+    called = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else Path(model).name
+    report = {"model": called, "world": world, "split": split, "prompts": name, **report}
+    typer.echo(f"{called} on {world}, {split}: {report['n']} images, {report['n_patients']} patients")
     typer.echo(str(Table(report_rows(report))))
     typer.echo(_disclaimer())
     write_json(json_file, report)
@@ -206,7 +207,6 @@ def predict(
     from kneeclip.cards import read_run
     from kneeclip.films import patient_and_side, read_grey
     from kneeclip.loading import load_clip, model_folder
-    from kneeclip.model import predict as run_prediction
     from kneeclip.presets import GRADES
     from kneeclip.tables import Table
 
@@ -215,7 +215,7 @@ def predict(
     clip, processor = load_clip(model)
     record, texts = read_run(model_folder(model))
     mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
-    p, _ = run_prediction(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
+    p, _ = processes.predict_shared(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
     twins = len({path.name for path in images}) < len(images)  # of two folders: a name alone would not tell which
     rows = [
         {"image": str(path) if twins else path.name, "grade": GRADES[row.argmax()]}

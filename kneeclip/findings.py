@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from kneeclip import plots
 from kneeclip.checkpoints import write_atomically, write_json
+from kneeclip.grid import Variant
 from kneeclip.plots.studies import COLOURS
 from kneeclip.report import make_report
 from kneeclip.verdicts import CLAIM
@@ -219,15 +222,12 @@ def _figures(report: dict) -> dict:
         figure = plots.forest(rows, xlabel=label, reference=0, thin=thin, form=form, world=told)
         figure.axes[0].locator_params(axis="x", nbins=4)  # long names leave little width
         drawn["contrasts.png"] = (figure, "The planned contrasts with their intervals")
-    forms: dict[str, list] = {}
-    for row in (row for row in arms if row["arm"] == "clip_koa" and row["sides"] == arms[0]["sides"]):
-        forms.setdefault(row["form"], []).append(_point(row, row["weight"]))
+    both = (row for row in arms if row["arm"] == "clip_koa" and row["sides"] == arms[0]["sides"])
+    forms = _lines(both, "weight", lambda row: row["form"])
     if len({point["x"] for points in forms.values() for point in points}) > 1:
         figure = plots.study_lines(forms, xlabel="weight of the Consistency Loss", world=world)
         drawn["weights.png"] = (figure, "clip_koa over the weight of its Consistency Loss, one line a form")
-    shares: dict[str, list] = {}
-    for row in arms:
-        shares.setdefault(f"{row['arm']} {row['start']}", []).append(_point(row, row["share"]))
+    shares = _lines(arms, "share", lambda row: f"{row['arm']} {row['start']}")
     if len({point["x"] for points in shares.values() for point in points}) > 1:
         told = world + "; small, hollow: the runs" * (len(shares) <= 2)
         figure = plots.study_lines(shares, xlabel="training patients, %", metrics=("accuracy", "qwk"), world=told)
@@ -237,6 +237,17 @@ def _figures(report: dict) -> dict:
         figure = plots.study_looks(looks, world=f"{study['world']}, tune")
         drawn["looks.png"] = (figure, "Accuracy and QWK on tune at each look")
     return drawn
+
+
+def _lines(rows: Iterable[dict], along: str, name: Callable[[dict], str]) -> dict[str, list[dict]]:
+    """Name -> points of variants that differ in `along` alone; named in full where one name would do for two lines."""
+    lines: dict[tuple, list] = {}
+    for row in rows:
+        others = tuple(row[field.name] for field in fields(Variant) if field.name != along)
+        lines.setdefault(others, []).append(row)
+    names = Counter(name(line[0]) for line in lines.values())
+    called = [name(line[0]) if names[name(line[0])] == 1 else line[0]["label"] for line in lines.values()]
+    return {who: [_point(row, row[along]) for row in line] for who, line in zip(called, lines.values(), strict=True)}
 
 
 def _point(row: dict, x: float) -> dict:

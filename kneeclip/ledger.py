@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from kneeclip.checkpoints import write_atomically
 from kneeclip.errors import KneeError
-from kneeclip.grid import Planned, Study, parse_study
+from kneeclip.grid import Planned, Study, matched, parse_study
+from kneeclip.presets import Recipe
+from kneeclip.probabilities import as_probabilities
 from kneeclip.prompts import K
 
 
@@ -69,9 +72,15 @@ def finished_runs(study: Study, out: Path) -> dict[Planned, dict]:
             raise _unread(error, path) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KneeError(*_damaged(path)) from error
-        if config != study.hash:
+        if config != study.hash or not _same_recipe(records[run]["recipe"], matched(study.recipe, run)):
             raise KneeError("a run was made with other settings", path, "move it away, and the study makes it again")
     return records
+
+
+def _same_recipe(then: dict, now: Recipe) -> bool:
+    """Whether a run's recipe is today's: a default may have changed since, which the file of settings leaves open."""
+    now = json.loads(json.dumps(asdict(now)))
+    return all(now.get(name, value) == value for name, value in then.items())
 
 
 def _unread(error: OSError, path: Path) -> KneeError:
@@ -86,13 +95,18 @@ def _damaged(path: Path) -> tuple:
 def _check(record: dict) -> None:
     """ValueError, KeyError or TypeError where a report would stumble."""
     p, p_flip = (np.array(record[name], dtype=float) for name in ("p", "p_flip"))
-    if p.shape != p_flip.shape or p.shape[1:] != (K,) or not (np.isfinite(p).all() and np.isfinite(p_flip).all()):
+    if p.shape != p_flip.shape or p.shape[1:] != (K,):
         raise ValueError("probabilities of two views, one row an image")
+    try:
+        as_probabilities(p), as_probabilities(p_flip)
+    except KneeError as error:  # which would not name the file
+        raise ValueError(error.what) from error
     numbers = (record["views"], record["looks"], record["training_seconds"], record["recipe"]["epochs"])
+    told = {"device", "threads", "python", "torch", "transformers", "commit"}
     numbers += tuple(record["images"][name] for name in ("train", "tune", "report"))
-    if not all(isinstance(value, int | float) for value in numbers) or not record["environment"].keys():
+    if not all(isinstance(value, int | float) for value in numbers) or not told <= record["environment"].keys():
         raise TypeError("numbers of a run")
-    if not any("tune_accuracy" in row for row in record["history"]):
+    if not any("tune_accuracy" in row for row in record["history"]) or any("epoch" not in r for r in record["history"]):
         raise ValueError("a history with a look at tune")
 
 

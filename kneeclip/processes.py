@@ -98,7 +98,7 @@ def predict_shared(model, processor, images, prompts, *, mirror=None) -> tuple[n
     Parameters
     ----------
     model : CLIPModel
-        The same weights in every process. In a launch it is moved to the process's device.
+        The same weights in every process. It is moved to the process's device: a GPU, where there is one.
     images, prompts, mirror
         As in `kneeclip.predict`, and the same in every process.
 
@@ -110,15 +110,15 @@ def predict_shared(model, processor, images, prompts, *, mirror=None) -> tuple[n
     -----
     Unlike a sampler that pads the last batch, it repeats no image, so there is nothing to cut off afterwards.
     """
-    from kneeclip.model import predict
-
-    if world() == 1:
-        return predict(model, processor, images, prompts, mirror=mirror)
     import torch
     from accelerate import PartialState
     from accelerate.utils import reduce
 
+    from kneeclip.model import predict
+
     state = PartialState(cpu=wants_cpu())
+    if world() == 1:
+        return predict(model.to(state.device), processor, images, prompts, mirror=mirror)
     mine = range(state.process_index, len(images), state.num_processes)
     # a column of a Dataset decodes what it is asked for: each process only its own images
     own = images[mine.start :: mine.step] if isinstance(images, np.ndarray) else [images[i] for i in mine]

@@ -114,7 +114,10 @@ class RunState:
         self.step, self.history, self.steps = meta["step"], meta["history"], meta["steps"]
         self.best, self.best_epoch = meta["best"], meta["best_epoch"]
         if self.best_epoch >= 0:  # now, and not after all the epochs that are still to come
-            require_state(self.best_file)
+            best = require_state(self.best_file)
+            if best.get("epoch") != self.best_epoch and "score" in best:
+                # killed between the two files: an epoch made again elsewhere than on one CPU may score otherwise
+                self.best, self.best_epoch = best["score"], best["epoch"]
 
     def save(self, model, optimizer):
         self._finite(model)
@@ -147,7 +150,7 @@ class RunState:
             if self.folder is None:
                 self.best_weights = weights
             elif self.accelerator.is_main_process:
-                # before the checkpoint: a kill between the two makes the resumed run write the same file again
-                save_state(self.best_file, weights, {"epoch": self.best_epoch})
+                # before the checkpoint: after a kill between the two this file says whose weights it holds
+                save_state(self.best_file, weights, {"epoch": self.best_epoch, "score": self.best})
         self._write(model, optimizer)
         self.accelerator.wait_for_everyone()

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from datasets import concatenate_datasets
 from filelock import FileLock, Timeout
 from sklearn.model_selection import StratifiedGroupKFold
 
+from kneeclip import processes
 from kneeclip.cards import environment
 from kneeclip.checkpoints import fingerprint
 from kneeclip.data import grey_arrays, hashed_share, load_knees, require_split, tune_mask
@@ -61,7 +63,7 @@ def run_study(
     limit : int, optional
         Make no more than so many runs.
     say : callable
-        Gets a line when the study begins, after each run, and at the end.
+        Gets a line when the study begins, after each run, and when no run is left to make.
 
     Returns
     -------
@@ -78,16 +80,20 @@ def run_study(
     Each run is claimed by a lock that the system lifts when its process ends, however it ends.
     Source: ours. Notebook: 05.
     """
+    if processes.world() > 1:  # its processes would add up the gradients of different runs
+        remedy = "start the same command in several shells: each takes the runs that are free"
+        raise KneeError("a study is no launch of several processes", f"{processes.world()} processes", remedy)
     study, out = read_study(config), Path(os.path.expanduser(out))
     work = Path(os.path.expanduser(work or "runs/study")) / f"{out.resolve().name}-{study.hash}"
     _own_folder(out, work)
-    work.mkdir(parents=True, exist_ok=True)
-    images = Images(study, data)
-    with FileLock(work / "study.lock"):
-        _open(study, images, out)
     wanted = [run for run in study.runs if fnmatch.fnmatch(run.name, only or "*")]
     if not wanted:
         raise KneeError("no run's name matches", only, f"they look like {study.runs[0].name}")
+    images = Images(study, data)
+    images.require(wanted)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".study.lock"):
+        _open(study, images, out)
     done = finished_runs(study, out)
     say(f"{len(study.runs)} runs, {len(done)} of them finished; unfinished ones lie in {work}.")
     made = 0
@@ -97,18 +103,22 @@ def run_study(
         for run in todo:
             if limit is not None and made >= limit:
                 return made
-            lock = FileLock(work / f"{run.name}.lock", timeout=0)
+            # beside the record: shells in other folders have other work folders and share this one
+            lock = FileLock(run_file(out, run).with_name(f".{run.name}.lock"), timeout=0)
             try:
                 claim = lock.acquire()
             except Timeout:
                 busy += 1
                 continue
             with claim:  # `with lock` would acquire it once more, and an error's traceback keep it
-                if run_file(out, run).exists():  # finished by another process since we looked
-                    continue
-                record = _make(study, run, images, out, work / run.name)
+                try:  # another process may have finished it since we looked
+                    record = None if run_file(out, run).exists() else _make(study, run, images, out, work / run.name)
+                finally:
+                    with suppress(OSError):  # while it is held, so that nobody takes what is on its way out
+                        Path(lock.lock_file).unlink()
+            if record:
                 made += 1
-            say(_progress(study, out, run, record, images))
+                say(_progress(study, out, run, record, images))
         if made == before:  # nothing is left that nobody else is at
             say(f"Done here: {len(wanted) - busy} of {len(wanted)} runs are finished" + _others(busy) + ".")
             return made
@@ -120,6 +130,8 @@ class Images:
     def __init__(self, study: Study, data: str | None):
         self.study = study
         if study.data == "phantom":
+            if data not in (None, "phantom"):
+                raise KneeError("the study is of phantoms, and data are named", data, "leave --data away")
             knees = load_knees("phantom", phantom_patients={**study.phantom_patients, "test": 0})
         else:
             knees = load_knees(get_preset("knees", data=data).data)
@@ -159,6 +171,16 @@ class Images:
         if v.share < 100:
             train = train & hashed_share(f"kneeclip share {run.seed}", self.patient, v.share / 100)
         return {name: np.flatnonzero(rows) for name, rows in (("train", train), ("tune", tune), ("report", report))}
+
+    def require(self, runs: Iterable[Planned]) -> None:
+        """Refuse, before the first run, a grid that leaves one of them, or the report, without a knee."""
+        asked = self.study.question.side
+        remedy = "end the file names in L or R, or ask for both sides and larger shares"
+        if asked != "both" and not (self.side[self.fold >= 0] == asked).any():
+            raise KneeError("no knee that is reported on has the question's side", f"side: {asked}", remedy)
+        for run in runs:
+            if empty := [name for name, rows in self.parts(run).items() if not len(rows)]:
+                raise KneeError(f"{run.name} would have no knee in {' and '.join(empty)}", run.variant.sides, remedy)
 
     def columns(self, rows: np.ndarray, processor) -> dict:
         return {
@@ -227,7 +249,10 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
     model, processor = load_clip(study.model, fresh_seed=run.seed if v.start == "fresh" else None)
     parts = images.parts(run)
     knees = {name: images.columns(rows, processor) for name, rows in parts.items()}
-    fit = train(model, processor, knees, v.prompts, recipe, out=folder, progress=False)
+    try:
+        fit = train(model, processor, knees, v.prompts, recipe, out=folder, progress=False)
+    except KneeError as error:  # of which of many runs
+        raise KneeError(f"{run.name}: {error.what}", error.culprits, error.remedy) from error
     report = knees["report"]
     mirror = [side == "L" for side in report["side"]] if recipe.arm == "canonical" else None
     p, p_flip = predict(fit.model, processor, report["image"], v.prompts, mirror=mirror)

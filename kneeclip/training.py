@@ -82,7 +82,7 @@ def train(
         Facts for the run's model card. Base model, data and preset stand there anyway, where model and data come from
         `load_clip` and `load_knees`.
     watch : callable, optional
-        ``watch(history, steps)`` is called after every step, and again when an epoch is judged, with the rows so
+        ``watch(history, steps)`` is called after every step, and again at the end of an epoch, with the rows so
         far (as in `Run`): to look at, not to change. Only the main process calls it, and the weights are the same
         with and without it. `kneeclip.widgets.live_curve` is one.
 

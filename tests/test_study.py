@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from kneeclip import cli, evaluation, study, training, updating
 from kneeclip.errors import KneeError
-from kneeclip.findings import finding, markdown
+from kneeclip.findings import _lines, finding, markdown
 from kneeclip.grid import Planned, Variant, matched, parse_study, read_study
 from kneeclip.ledger import read_results
 from kneeclip.presets import Recipe
@@ -183,6 +183,9 @@ def test_a_record_that_is_json_and_no_record_is_named(done, tmp_path):
         {"p": [row[:4] for row in rows], "p_flip": [row[:4] for row in rows]},
         {"history": []},
         {"environment": "mine"},
+        {"environment": {"device": "CPU"}},
+        {"history": [{"tune_accuracy": 0.5}]},
+        {"p": [[2.0, -1.0, 0, 0, 0], *rows[1:]]},
         {"views": "many"},
         {"images": {"train": 30}},
     ]
@@ -223,7 +226,8 @@ def test_two_shells_share_a_study_and_the_dead_hold_nothing(tiny_folder, tmp_pat
         tmp_path / "two",
     )
     quietly(config, out, limit=1)
-    lock = next((tmp_path / "work").glob("two-*")) / "fold0-seed0-flip_aug.lock"
+    assert not [*(out / "runs").glob(".*.lock")]  # a finished run needs none
+    lock = out / "runs" / ".fold0-seed0-flip_aug.lock"
     code = (
         "import sys, filelock\nlock = filelock.FileLock(sys.argv[1]); lock.acquire()\n"
         "print('held', flush=True); sys.stdin.readline()"
@@ -299,6 +303,53 @@ def test_what_a_study_can_t_ask_for(tmp_path, tiny_folder):
     with pytest.raises(KneeError, match="can't be read"):
         read_study(tmp_path / "config.yaml")
     assert not (tmp_path / "o").exists()
+
+
+def test_what_a_study_refuses_before_its_first_run(done, tiny_folder, tmp_path, monkeypatch):
+    config, out = write(tmp_path, settings(tiny_folder)), tmp_path / "o"
+    with pytest.raises(KneeError, match="phantoms, and data are named .*leave --data away"):
+        quietly(config, out, data=str(tmp_path))
+    with monkeypatch.context() as launch:
+        launch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(KneeError, match="no launch of several processes.*several shells"):
+            quietly(config, out)
+    real = Images.__init__
+
+    def without_sides(images, *args):
+        real(images, *args)
+        images.side[:] = ""
+
+    monkeypatch.setattr(Images, "__init__", without_sides)
+    one_side = {"grid": {"arms": ["clip"], "sides": ["R", "both"]}, **ALONE}
+    for changes, culprit in ((one_side, "fold0-seed0-clip-R would have no knee in train and tune"),
+                             (ALONE | {"question": {"side": "L"}}, "no knee that is reported on")):  # fmt: skip
+        with pytest.raises(KneeError, match=f"{culprit}.*file names"):
+            quietly(write(tmp_path, settings(tiny_folder, **changes)), out)
+    assert not out.exists()
+
+
+def test_a_run_by_another_recipe_is_no_run_of_the_study(done, tmp_path):
+    """The file of settings may leave a default open that has changed since."""
+    out = tmp_path / "copy"
+    shutil.copytree(done[0], out)
+    path = out / "runs" / "fold0-seed0-clip.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["weight_decay"] = 9.0
+    path.write_text(json.dumps(record))
+    with pytest.raises(KneeError, match="other settings.*fold0-seed0-clip.json.*makes it again"):
+        read_results(out)
+
+
+def test_a_figures_line_joins_what_differs_along_it_alone():
+    score = {"original": {"accuracy": 0.5}, "flip_agreement": 0.9}
+    plain = {"arm": "clip_koa", "form": "js", "prompts": "criteria", "sides": "both", "start": "pretrained"}
+    rows = [plain | score | {"weight": w, "share": s, "label": f"koa {w} {s}"} for w in (1, 3) for s in (5, 100)]
+    lines = _lines(rows, "weight", lambda row: row["form"])
+    assert {name: [point["x"] for point in line] for name, line in lines.items()} == {
+        "koa 1 5": [1, 3],
+        "koa 1 100": [1, 3],
+    }
+    assert [*_lines(rows[::2], "weight", lambda row: row["form"])] == ["js"]
 
 
 def test_a_study_keeps_out_of_a_folder_of_other_files(tiny_folder, tmp_path, monkeypatch):
@@ -482,7 +533,7 @@ def test_the_commands_and_what_they_write(done, tmp_path, monkeypatch, capsys):
     out, config, _, _ = done
     monkeypatch.chdir(tmp_path)
     code, said, _ = shell("study", config, "--out", out, "--only", "fold0-seed1-*", "--limit", 3)
-    assert code == 0 and "10 runs, 10 of them finished" in said and (tmp_path / "runs" / "study").is_dir()
+    assert code == 0 and "10 runs, 10 of them finished" in said
     code, said, _ = shell("report", out)
     assert code == 0
     for name in ("report.md", "report.json", "arms.png", "contrasts.png", "looks.png"):

@@ -25,6 +25,7 @@ from kneeclip.losses import clip_koa_loss
 from kneeclip.model import load_clip, predict
 from kneeclip.presets import ARMS, Recipe, get_preset
 from kneeclip.prompts import read_prompts
+from kneeclip.runstate import RunState
 from kneeclip.training import train
 from kneeclip.updating import arm_losses, learning_rate
 
@@ -568,6 +569,36 @@ def test_the_best_weights_are_looked_at_before_the_run_goes_on(
     monkeypatch.setattr(training, "update", lambda *args: pytest.fail("it trained first"))
     with pytest.raises(KneeError, match="damaged .*best.safetensors.*: delete"):
         train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path)
+
+
+def test_after_a_kill_between_two_files_the_best_epoch_is_the_one_whose_weights_are_kept(
+    tiny_folder, arrays, recipe, tmp_path, monkeypatch
+):
+    """The second epoch was the better one when it was killed, and, made again elsewhere, it is not."""
+    recipe = dataclasses.replace(recipe, epochs=2)
+
+    def scores(*values):
+        values = iter(values)
+        names = ("tune_accuracy", "tune_qwk", "tune_flip_agreement")
+        monkeypatch.setattr(training, "_tune_metrics", lambda *_: dict.fromkeys(names, next(values)))
+
+    write, calls = RunState._write, []
+
+    def dying(state, *args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        write(state, *args)
+
+    scores(0.5, 0.6)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "_write", dying)
+        with pytest.raises(Killed):
+            train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path)
+    kept = load_state(tmp_path / "best.safetensors")[0]
+    scores(0.4)
+    run = train(*load_clip(tiny_folder), arrays, "criteria", recipe, out=tmp_path)
+    assert run.best_epoch == 1 and all(torch.equal(value, weights(run)[name]) for name, value in kept.items())
 
 
 def test_a_second_training_is_kept_out_of_the_folder_and_the_lock_goes_with_the_first(tiny, arrays, recipe, tmp_path):
