@@ -8,7 +8,7 @@ import numpy as np
 
 from kneeclip.errors import KneeError
 from kneeclip.evaluation import evaluate, flip_average
-from kneeclip.resampling import bootstrap_guesses, draw_patients, interval, mean_by_resample
+from kneeclip.resampling import bootstrap_guesses, defined, draw_patients, interval, mean_by_resample
 
 MEASURES = ("accuracy", "qwk", "flip_agreement", "averaged")
 
@@ -65,21 +65,17 @@ def compare_arms(
         boots[arm] = {name: np.mean([run[name][1] for run in runs], axis=0) for name in names}
     rows = []
     for arm, by_seed in values.items():
-        means = {name: _defined(np.mean(by_seed[name])) if name in by_seed else None for name in MEASURES}
+        means = {name: defined(np.mean(by_seed[name])) if name in by_seed else None for name in MEASURES}
         ci = {name: interval(boot, level) for name, boot in boots[arm].items()}
         rows.append({"arm": arm, "seeds": len(predictions[arm][0]), **means, "ci": ci, "by_seed": by_seed})
     differences = []
     for control in [name for name in controls if name in values]:
         for arm in [name for name in values if name != control]:
             for name in [name for name in values[arm] if name in values[control]]:
-                apart = _defined(np.mean(values[arm][name]) - np.mean(values[control][name]))
+                apart = defined(np.mean(values[arm][name]) - np.mean(values[control][name]))
                 ci = interval(boots[arm][name] - boots[control][name], level)
                 differences.append({"arm": arm, "minus": control, "metric": name, "difference": apart, "ci": ci})
     return rows, differences
-
-
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _one_seed(p, p_flip, grades, owner, draws) -> dict:

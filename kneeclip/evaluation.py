@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 
 from kneeclip.errors import KneeError
 from kneeclip.probabilities import as_array, as_pair, as_probabilities, flip_average, log_of, with_grades
-from kneeclip.resampling import bootstrap, calibration_gap, draw_patients, interval, mean_by_resample
+from kneeclip.resampling import bootstrap, calibration_gap, defined, draw_patients, interval, mean_by_resample
 
 
 def evaluate(p, grades, patients, *, flipped=None, n_boot=1000, seed=0, level=0.95) -> dict:
@@ -244,7 +244,7 @@ def _by_grade(p: np.ndarray, grades: np.ndarray) -> dict:
     return {
         "confusion": sk.confusion_matrix(grades, guess, labels=labels).tolist(),
         "per_grade": [
-            {"grade": k, "n": int(n), "recall": _plain(recall), "precision": _plain(precision), "f1": _plain(f1)}
+            {"grade": k, "n": int(n), "recall": defined(recall), "precision": defined(precision), "f1": defined(f1)}
             for k, precision, recall, f1, n in zip(labels, *columns, strict=True)
         ],
     }
@@ -252,7 +252,3 @@ def _by_grade(p: np.ndarray, grades: np.ndarray) -> dict:
 
 def _settings(draws: np.ndarray, seed: int, level: float) -> dict:
     return {"n_patients": draws.shape[1], "n_boot": len(draws), "seed": int(seed), "level": float(level)}
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -73,7 +73,8 @@ def finding(report: dict) -> str:
         f"{study['planned']} runs; brackets are 95 % intervals over patients"
     )
     if not told:
-        return f"{opening}. No planned contrast has runs of both arms yet: nothing can be said."
+        why = "No planned contrast has runs of both arms yet" if question["contrasts"] else "No contrast was planned"
+        return f"{opening}. {why}: nothing can be said."
     sentences = []
     for c in told:
         lead = "*Primary:* " if c["a"] == question["contrasts"][0][0] and c["b"] == question["contrasts"][0][1] else ""
@@ -105,7 +106,7 @@ def markdown(report: dict, figures: dict[str, str] | None = None) -> str:
         more = f" and {len(study['missing']) - 6} more" if len(study["missing"]) > 6 else ""
         lines += [
             f"**Unfinished:** {study['finished']} of {study['planned']} runs are there. Missing: {shown}{more}. "
-            "Arms are shown on their own runs; contrasts use only the folds and seeds that both arms have.",
+            "Arms are shown on the largest full table of folds and seeds of their runs, contrasts on that of both.",
             "",
         ]
     lines += [

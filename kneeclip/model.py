@@ -127,7 +127,7 @@ def encode_texts(model: CLIPModel, processor: CLIPProcessor, prompts: PromptSet 
 def texts_to_matrix(model: CLIPModel, input_ids: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     """T (K, D) from the token ids (Σ M, L) of K grades with `counts[k]` texts each."""
     t = model.get_text_features(input_ids=input_ids).pooler_output  # (Σ M, D), projected, not normalised
-    t = F.normalize(_precise(t), dim=-1)
+    t = F.normalize(precise(t), dim=-1)
     means = torch.stack([rows.mean(0) for rows in t.split(list(counts))])  # (K, D)
     return F.normalize(means, dim=-1)
 
@@ -154,7 +154,7 @@ def encode_images(model: CLIPModel, pixels: torch.Tensor) -> torch.Tensor:
         remedy = "give to_pixel_values(processor, pixels), which makes CLIP's input of the grey levels of preprocess"
         raise KneeError("the image tower takes no grey levels", found, remedy)
     x = image_features(model, pixels.to(model.device))  # (N, D)
-    return F.normalize(_precise(x), dim=-1)
+    return F.normalize(precise(x), dim=-1)
 
 
 def similarity(X: torch.Tensor, T: torch.Tensor) -> torch.Tensor:
@@ -170,10 +170,10 @@ def similarity(X: torch.Tensor, T: torch.Tensor) -> torch.Tensor:
     kind = X.device.type
     mixed = kind != "meta" and torch.is_autocast_enabled(kind)
     with torch.autocast(kind, enabled=False) if mixed else nullcontext():
-        return _precise(X) @ _precise(T).t()
+        return precise(X) @ precise(T).t()
 
 
-def _precise(x: torch.Tensor) -> torch.Tensor:
+def precise(x: torch.Tensor) -> torch.Tensor:
     """In float32 at least: what mixed precision left in 16 bits is widened, float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -46,8 +46,8 @@ def make_report(out: str | Path, *, n_boot: int = N_BOOT) -> dict:
     Notes
     -----
     Folds are pooled: each image is graded once a seed, by the run that trained on none of its patient's knees.
-    Seeds are averaged, in every resample alike. Of an unfinished study, an arm is shown on its own runs, and a contrast
-    on the seeds and folds that both of its arms have. Notebook: 05.
+    Seeds are averaged, in every resample alike. Of an unfinished study, an arm is shown on the largest full table of
+    seeds and folds among its runs, and a contrast on that of the runs that both of its arms have. Notebook: 05.
     """
     study, images, records = read_results(out)
     book = Book(study, images, records)

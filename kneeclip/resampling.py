@@ -113,3 +113,8 @@ def interval(values: np.ndarray, level: float) -> list[float] | None:
     """The percentile interval of (B,) resampled values, NaN left out."""
     values = values[~np.isnan(values)]
     return np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist() if len(values) else None
+
+
+def defined(value: float) -> float | None:
+    """A number that JSON knows: None where it is not defined (NaN)."""
+    return None if np.isnan(value) else float(value)

@@ -59,20 +59,15 @@ def arm_losses(logits: torch.Tensor, grades: torch.Tensor, recipe: Recipe) -> di
     grades : (N,)
     """
     if recipe.views == 1:
-        loss = F.cross_entropy(_precise(logits), grades, reduction="none")
+        loss = F.cross_entropy(clip.precise(logits), grades, reduction="none")
         return {"original": loss, "total": loss}
     z, z_flip = logits.chunk(2)  # (N, K) each
     if recipe.arm == "consistency":
-        original = F.cross_entropy(_precise(z), grades, reduction="none")
+        original = F.cross_entropy(clip.precise(z), grades, reduction="none")
         consistency = consistency_loss(z, z_flip, form=recipe.consistency, reduction="none")
         return {"original": original, "consistency": consistency, "total": original + recipe.weight * consistency}
     weight = recipe.weight if recipe.arm == "clip_koa" else 0.0
     return clip_koa_loss(z, z_flip, grades, form=recipe.consistency, weight=weight, reduction="none")
-
-
-def _precise(logits: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, as `losses` computes."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def update(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, processor) -> dict[str, float]:

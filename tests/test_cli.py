@@ -225,6 +225,9 @@ def test_numbers_may_lie_in_the_run_and_be_written_again(monkeypatch, capsys, fo
         words = ("evaluate", model, "--data", folder, "--json", model / "metrics.json")
         assert run(monkeypatch, capsys, *words)[0] == 0
     assert json.loads((model / "metrics.json").read_text())["n"] == 12
+    monkeypatch.chdir(model)
+    assert run(monkeypatch, capsys, "evaluate", ".", "--data", folder, "--json", "here.json")[0] == 0
+    assert json.loads((model / "here.json").read_text())["model"] == "model"
 
 
 def test_the_help_lists_every_command():
