@@ -436,7 +436,8 @@ def test_the_log_of_knee_clip_tells_the_longer_trainings_as_they_ended():
     for row, shown in (("19", 176), ("20", 224), ("22", 264), ("24", "ordinal"), ("25", "balanced")):
         told[row] = json.loads((folder / f"photographs_{shown}.json").read_text(encoding="utf-8"))["history"]
     told["21"] = json.loads((folder / "further.json").read_text(encoding="utf-8"))["tries"][1]["history"]
-    told["23"] = json.loads((folder / "noted.json").read_text(encoding="utf-8"))["history"]
+    for row, name in (("23", "noted"), ("26", "views")):
+        told[row] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["history"]
     for name, history in told.items():
         names = ("accuracy", "qwk", "averaged_accuracy", "averaged_qwk")
         accuracy, qwk, *averaged = [f"{history[-1][key]:.3f}".lstrip("0") for key in names]
@@ -487,6 +488,18 @@ def test_a_lesson_that_did_not_ship_is_told_as_it_ended():
         "from {} in the first epoch to {} in the second and then fell to {} (KL".format(
             *(short(gaps[i]) for i in (0, 1, -1))
         ),
+    ):
+        assert shown in page, shown
+
+    views = json.loads((folder / "views.json").read_text(encoding="utf-8"))["history"]
+    looks, last = [row["tempered_loss"] for row in views], views[-1]
+    assert min(looks) > before["tempered_loss"] - 0.01 and last["qwk"] < before["qwk"] - 0.01
+    ends = [before["tempered_loss"] - h[-1]["tempered_loss"] for h in (whole, noted["history"], views)]
+    for shown in (
+        f"ends at {short(looks[-1])} (looks between {short(min(looks))} and {short(max(looks))}) with a QWK of"
+        f" {short(last['qwk'])}",
+        f"fell from {short(views[0]['losses'][0])} in the first epoch to {short(last['losses'][0])} in the last",
+        f"ended {short(min(ends))} to {short(max(ends))} below",
     ):
         assert shown in page, shown
 
