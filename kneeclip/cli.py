@@ -185,7 +185,8 @@ def evaluate(
     split = {"val": "validation"}.get(split, split)
     name = texts if isinstance(texts, str) else texts.name
     world = knees.info.description
-    called = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else Path(model).name
+    folder = home(Path(model))
+    called = (folder.resolve() if folder.is_dir() else folder).name  # of "." too
     report = {"model": called, "world": world, "split": split, "prompts": name, **report}
     typer.echo(f"{called} on {world}, {split}: {report['n']} images, {report['n_patients']} patients")
     typer.echo(str(Table(report_rows(report))))
@@ -216,6 +217,8 @@ def predict(
     record, texts = read_run(model_folder(model))
     mirror = _mirrored(record, [patient_and_side(path.stem)[1] for path in images])
     p, _ = processes.predict_shared(clip, processor, films, prompts or texts or "criteria", mirror=mirror)
+    if processes.rank() > 0:
+        return
     twins = len({path.name for path in images}) < len(images)  # of two folders: a name alone would not tell which
     rows = [
         {"image": str(path) if twins else path.name, "grade": GRADES[row.argmax()]}

@@ -285,7 +285,6 @@ def _phantoms(patients: dict[str, int]) -> DatasetDict:
     plan = {name: (patients.get(name, n), seed) for name, (n, seed) in PHANTOM_SPLITS.items()}
     if not any(n for n, _ in plan.values()):
         raise KneeError("no phantom was asked for", "phantom_patients", "leave at least one split above 0")
-    # A changed drawing must never be served from the cache: its source is part of the key.
 
     def rows() -> Iterator[tuple[str, dict]]:
         from kneeclip.phantom import make_phantoms  # here, as it loads torch, and a store opens without
@@ -296,6 +295,7 @@ def _phantoms(patients: dict[str, int]) -> DatasetDict:
                 labels = zip(drawn.images, drawn.grades, drawn.patients, drawn.sides, strict=True)
                 yield from ((split, make_row(*label)) for label in labels)
 
+    # a changed drawing must never be served from the cache: its source is part of the key
     return stored("phantoms", [plan, drawing()], rows)
 
 

@@ -1,4 +1,4 @@
-"""python results/phantom_to_real/run.py DATA [MODEL] [--splits SPLIT ...]: real knees, untaught.
+"""python results/phantom_to_real/run.py DATA [MODEL] [--splits SPLIT ...]: what models of phantoms say of real knees.
 
 AUC for KL ≥ 2 and Spearman's rank correlation of the expected grade with the grade, of `tune` (to watch), validation
 (to report) and train (no model of phantoms learnt from it), prompts `criteria`, original view, into MODEL.json beside
