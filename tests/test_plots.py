@@ -458,3 +458,10 @@ def test_identity():
     assert np.allclose(averaged + distance, sums)
     top = ax.collections[0].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(sums.max())  # the shaded distance reaches from the lower curve to the upper
+
+
+def test_a_text_that_is_too_long_keeps_its_end_token():
+    """As a tokenizer cuts: the first 76 tokens and the last one are read, what stands between is lost."""
+    figure = plots.tokens([(["a"] * 90, range(90)), (["b"] * 77, range(77))])
+    lost = [patch.get_hatch() is not None for patch in figure.axes[0].patches]
+    assert lost == [False] * 76 + [True] * 13 + [False] + [False] * 77
