@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from kneeclip import cli, evaluation, study, training, updating
+from kneeclip.charts import _lines
 from kneeclip.errors import KneeError
-from kneeclip.findings import _lines, finding, markdown
+from kneeclip.findings import finding, markdown
 from kneeclip.grid import Planned, Variant, matched, parse_study, read_study
 from kneeclip.ledger import read_results
 from kneeclip.presets import Recipe
