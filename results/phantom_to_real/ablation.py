@@ -52,8 +52,9 @@ def main(data: str, arms: list[str], seeds: list[int]) -> None:
                 pretrain(folder, settings, maps=file)
             figures = told(str(folder), knees, ("tune", "train"))
             # read again: several processes may make the runs
-            runs = [*finished(), {"arm": arm, "seed": seed, "phantoms": watched(str(folder)), **figures}]
-            write_json(FILE, {"arms": ARMS, "runs": runs, "environment": environment()})
+            found = {"phantoms": watched(str(folder)), **figures, "environment": environment()}
+            runs = [*finished(), {"arm": arm, "seed": seed, **found}]
+            write_json(FILE, {"arms": ARMS, "runs": runs})
             print(json.dumps(runs[-1]), flush=True)
 
 
