@@ -84,7 +84,7 @@ def study(
     data: Annotated[str | None, typer.Option("--data", help="where real images are [KNEECLIP_DATA]")] = None,
     only: Annotated[str | None, typer.Option("--only", help="runs whose names match, as in fold0-*")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="at most this many runs", min=1)] = None,
-    work: Annotated[Path | None, typer.Option("--work", help="for unfinished runs [runs/study]")] = None,
+    work: Annotated[Path | None, typer.Option("--work", help="for unfinished runs [.unfinished in --out]")] = None,
 ) -> None:
     """Make the runs of a study. A killed one resumes where it stopped; a second shell shares the work."""
     from kneeclip.study import run_study

@@ -33,6 +33,10 @@ class KneeError(Exception):
         super().__init__(printable(sentence.rstrip(".") + "."))
 
 
+class Diverged(KneeError):
+    """A training whose numbers are no longer finite: its settings or images are at fault, not the machine."""
+
+
 class KneeWarning(UserWarning):
     """Something that works, and that the user should know of all the same."""
 

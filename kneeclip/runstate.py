@@ -23,7 +23,7 @@ from kneeclip.checkpoints import (
     save_state,
     sweep,
 )
-from kneeclip.errors import KneeError
+from kneeclip.errors import Diverged, KneeError
 
 
 class RunState:
@@ -136,7 +136,7 @@ class RunState:
         if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
             what = f"the weights are no longer finite after step {self.step}"
             remedy = "start again in another folder with a lower learning rate; the last good checkpoint is kept"
-            raise KneeError(what, self.folder, remedy)
+            raise Diverged(what, self.folder, remedy)
 
     def end_of_epoch(self, row, model, optimizer, candidate=True):
         self._finite(model)

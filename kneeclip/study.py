@@ -1,6 +1,6 @@
 """A grid of runs, one JSON file each: resumable, never done twice, by as many processes as you start.
 
-The runs' files are all that a report needs. What a killed run had reached lies in a work folder outside `results/`.
+The runs' files are all that a report needs. What a killed run had reached lies beside, out of git's sight.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from kneeclip import processes
 from kneeclip.cards import environment
-from kneeclip.checkpoints import fingerprint
+from kneeclip.checkpoints import fingerprint, write_atomically
 from kneeclip.data import grey_arrays, hashed_share, load_knees, require_split, tune_mask
-from kneeclip.errors import KneeError
+from kneeclip.errors import Diverged, KneeError
 from kneeclip.films import SYSTEM_FILES
 from kneeclip.grid import Planned, Study, matched, read_study
 from kneeclip.ledger import finished_runs, run_file, write_compact
@@ -57,7 +57,8 @@ def run_study(
     data : str, optional
         Where real images are; without it ``KNEECLIP_DATA`` says so.
     work : folder, optional
-        For checkpoints of unfinished runs; ``runs/study/`` by default. Processes that share a study share this too.
+        For checkpoints of unfinished runs; ``.unfinished`` in `out` by default. Processes that share a study share
+        this too.
     only : str, optional
         Make only runs whose name matches this pattern, as in a shell: ``fold0-*``.
     limit : int, optional
@@ -73,7 +74,8 @@ def run_study(
     Raises
     ------
     KneeError
-        For settings, data or a folder that don't fit, and as `kneeclip.training.train`.
+        For settings, data or a folder that don't fit, and as `kneeclip.training.train`. A run that diverges keeps
+        none of the others from being made: it is said at once, and raised when nothing else is left to do.
 
     Notes
     -----
@@ -84,7 +86,8 @@ def run_study(
         remedy = "start the same command in several shells: each takes the runs that are free"
         raise KneeError("a study is no launch of several processes", f"{processes.world()} processes", remedy)
     study, out = read_study(config), Path(os.path.expanduser(out))
-    work = Path(os.path.expanduser(work or "runs/study")) / f"{out.resolve().name}-{study.hash}"
+    mine = work is None
+    work = Path(os.path.expanduser(out / ".unfinished" if mine else work)) / f"{out.resolve().name}-{study.hash}"
     _own_folder(out, work)
     wanted = [run for run in study.runs if fnmatch.fnmatch(run.name, only or "*")]
     if not wanted:
@@ -92,18 +95,20 @@ def run_study(
     images = Images(study, data)
     images.require(wanted)
     (out / "runs").mkdir(parents=True, exist_ok=True)
+    if mine:  # `results/` is for git, and checkpoints are not
+        write_atomically(work.parent / ".gitignore", lambda tmp: tmp.write_text("*\n", encoding="utf-8"))
     with FileLock(out / ".study.lock"):
         _open(study, images, out)
     done = finished_runs(study, out)
     say(f"{len(study.runs)} runs, {len(done)} of them finished; unfinished ones lie in {work}.")
-    made = 0
+    made, diverged = 0, {}
     while True:
-        todo = [run for run in wanted if not run_file(out, run).exists()]
+        todo = [run for run in wanted if run.name not in diverged and not run_file(out, run).exists()]
         before, busy = made, 0
         for run in todo:
             if limit is not None and made >= limit:
-                return made
-            # beside the record: shells in other folders have other work folders and share this one
+                return _ended(made, diverged)
+            # beside the record, which processes share whatever their --work
             lock = FileLock(run_file(out, run).with_name(f".{run.name}.lock"), timeout=0)
             try:
                 claim = lock.acquire()
@@ -113,6 +118,10 @@ def run_study(
             with claim:  # `with lock` would acquire it once more, and an error's traceback keep it
                 try:  # another process may have finished it since we looked
                     record = None if run_file(out, run).exists() else _make(study, run, images, out, work / run.name)
+                except Diverged as error:
+                    # a copy: its traceback would hold the model and the images
+                    record, diverged[run.name] = None, Diverged(error.what, error.culprits, error.remedy)
+                    say(f"{error} The other runs go on.")
                 finally:
                     with suppress(OSError):  # while it is held, so that nobody takes what is on its way out
                         Path(lock.lock_file).unlink()
@@ -120,8 +129,9 @@ def run_study(
                 made += 1
                 say(_progress(study, out, run, record, images))
         if made == before:  # nothing is left that nobody else is at
-            say(f"Done here: {len(wanted) - busy} of {len(wanted)} runs are finished" + _others(busy) + ".")
-            return made
+            missing = busy + len(diverged)
+            say(f"Done here: {len(wanted) - missing} of {len(wanted)} runs are finished" + _others(busy) + ".")
+            return _ended(made, diverged)
 
 
 class Images:
@@ -252,7 +262,7 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
     try:
         fit = train(model, processor, knees, v.prompts, recipe, out=folder, progress=False)
     except KneeError as error:  # of which of many runs
-        raise KneeError(f"{run.name}: {error.what}", error.culprits, error.remedy) from error
+        raise type(error)(f"{run.name}: {error.what}", error.culprits, error.remedy) from error
     report = knees["report"]
     mirror = [side == "L" for side in report["side"]] if recipe.arm == "canonical" else None
     p, p_flip = predict(fit.model, processor, report["image"], v.prompts, mirror=mirror)
@@ -281,6 +291,15 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
     write_compact(run_file(out, run), record)
     shutil.rmtree(folder, ignore_errors=True)  # the weights; only now is the run safe without them
     return record
+
+
+def _ended(made: int, diverged: dict[str, Diverged]) -> int:
+    if len(diverged) == 1:
+        raise diverged.popitem()[1]
+    if diverged:
+        remedy = "make a study without these settings, or with a lower learning rate; the other runs are kept"
+        raise Diverged(f"the numbers of {len(diverged)} runs are no longer finite", [*diverged], remedy)
+    return made
 
 
 def _progress(study: Study, out: Path, run: Planned, record: dict, images: Images) -> str:

@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from kneeclip import model as clip
 from kneeclip.batches import make_views
-from kneeclip.errors import KneeError
+from kneeclip.errors import Diverged
 from kneeclip.losses import clip_koa_loss, consistency_loss
 from kneeclip.presets import Recipe
 
@@ -75,7 +75,7 @@ def update(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, p
 
     `draws` (B, 7) are the random numbers of their views.
 
-    Raises KneeError before the weights change if a loss or a gradient is not finite.
+    Raises Diverged before the weights change if a loss or a gradient is not finite.
     """
     places = torch.arange(len(batch), device=batch.device)
     mine = places[accelerator.process_index :: accelerator.num_processes]
@@ -112,7 +112,7 @@ def update(accelerator, grader, optimizer, data, tokens, batch, draws, recipe, p
     scaled = accelerator.scaler is not None and accelerator.scaler.get_scale() > 1
     checked = [*values.values(), 0.0 if scaled else float(norm)]
     if not all(map(math.isfinite, checked)):
-        raise KneeError(
+        raise Diverged(
             "the loss or its gradient is no longer finite",
             [data.names[i] for i in batch.tolist()],
             "start again in another folder with precision bf16 or no, or a lower learning rate, or look at these "

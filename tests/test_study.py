@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from kneeclip import cli, evaluation, study, training, updating
 from kneeclip.charts import _lines
-from kneeclip.errors import KneeError
+from kneeclip.errors import Diverged, KneeError
 from kneeclip.findings import finding, markdown
 from kneeclip.grid import Planned, Variant, matched, parse_study, read_study
 from kneeclip.ledger import read_results
@@ -547,3 +547,50 @@ def test_the_commands_and_what_they_write(done, tmp_path, monkeypatch, capsys):
     assert code == 1 and error.count("\n") == 1 and "no study" in error
     code, _, error = shell("study", config, "--out", out, "--only", "fold9-*")
     assert code == 1 and "no run's name matches" in error
+
+
+def test_a_run_that_diverges_keeps_no_other_from_being_made(tiny_folder, tmp_path, monkeypatch):
+    config, out, said = write(tmp_path, settings(tiny_folder, **ALONE)), tmp_path / "d", []
+    real = updating.arm_losses
+
+    def poisoned(logits, grades, recipe):
+        losses = real(logits, grades, recipe)
+        return {k: v * float("nan") for k, v in losses.items()} if recipe.arm in bad else losses
+
+    monkeypatch.setattr(updating, "arm_losses", poisoned)
+    bad = ("canonical",)
+    with pytest.raises(Diverged, match=r"^fold0-seed0-canonical: the loss .* no longer finite"):
+        quietly(config, out, say=said.append)
+    assert len(read_results(out)[2]) == 4
+    assert [line.endswith("The other runs go on.") for line in said if "finite" in line] == [True]
+    assert said[-1] == "Done here: 4 of 5 runs are finished."
+    (out / "runs" / "fold0-seed0-flip_aug.json").unlink()
+    bad = ("canonical", "flip_aug")
+    with pytest.raises(Diverged, match=r"^the numbers of 2 runs .*fold0-seed0-flip_aug, fold0-seed0-canonical"):
+        quietly(config, out)
+    bad = ()
+    assert quietly(config, out) == 2 and len(read_results(out)[2]) == 5  # with what was at fault mended
+
+
+def test_unfinished_runs_lie_beside_the_record_and_not_in_git(tiny_folder, tmp_path, monkeypatch):
+    config = write(tmp_path / "results", settings(tiny_folder, grid={"arms": ["clip"]}, **ALONE))
+    out, real, calls = config.parent, training.update, []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 6:  # in the second epoch
+            raise KeyboardInterrupt
+        return real(*args)
+
+    subprocess.run(["git", "init", "--quiet", out], check=True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "update", dying)
+        run_study(config, out, say=lambda line: None)
+    asked = ["git", "-C", out, "status", "--porcelain", "--untracked-files=all"]
+    listed = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    assert "study.json" in listed and "unfinished" not in listed and "safetensors" not in listed
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # a shell in another folder
+    assert run_study(config, out, say=lambda line: None) == 1
+    assert record(out, "fold0-seed0-clip")["resumed_at"] == 4 and not list(elsewhere.iterdir())
