@@ -3,8 +3,9 @@
 Small CLIPs, each pretrained on 10,000 phantoms for eight epochs, a quarter of `phantom-clip`'s budget: bones and films
 as in a population or 2.5 times as varied, shown as drawn or on another film every time; and with the latter two what a
 network of photographs sees in them, patch by patch (`maps.py`). Graded on the real knees of `tune`, of train, which
-they have not seen either, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file.
-Runs that are there are kept. About eleven minutes a model on one core, with maps twice that.
+they have not seen either, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file,
+with what maps bring over the seeds that have both. Runs that are there are kept; several processes may make them.
+About eleven minutes a model on one core, with maps twice that.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import json
 from pathlib import Path
 
 import maps
+import numpy as np
+import torch
 from run import told, watched
 
 import kneeclip as kc
@@ -20,6 +23,7 @@ from kneeclip.checkpoints import write_json
 from kneeclip.data import PRETRAIN_SEED
 from kneeclip.newborn import Pretraining
 from kneeclip.pretrain import pretrain
+from kneeclip.verdicts import t_interval
 
 FILE = Path(__file__).with_suffix(".json")
 ARMS = {
@@ -35,7 +39,26 @@ def finished() -> list[dict]:
     return json.loads(FILE.read_text(encoding="utf-8"))["runs"] if FILE.exists() else []
 
 
+def gain(runs: list[dict], new: str = "maps", old: str = "both") -> dict:
+    """By how much `new` exceeds `old`, seed by seed, with the mean and its 95 % t interval over the seeds."""
+    made = {(run["arm"], run["seed"]): run for run in runs if "train" in run}
+    seeds = sorted(seed for arm, seed in made if arm == new and (old, seed) in made)
+    found = {"arms": [new, old], "seeds": seeds}
+    for part, figures in {
+        "train": ("auc_kl2", "spearman"),
+        "tune": ("auc_kl2", "spearman"),
+        "phantoms": ("qwk",),
+    }.items():
+        for figure in figures:
+            by_seed = np.array([made[new, seed][part][figure] - made[old, seed][part][figure] for seed in seeds])
+            if len(seeds):
+                told = {"by_seed": by_seed.tolist(), "mean": by_seed.mean(), "ci": t_interval(by_seed[None])}
+                found.setdefault(part, {})[figure] = told
+    return found
+
+
 def main(data: str, arms: list[str], seeds: list[int]) -> None:
+    torch.set_flush_denormal(True)  # numbers next to zero would make a CPU slower
     knees = kc.load_knees(data)
     for seed in seeds:
         for arm in arms:
@@ -54,7 +77,7 @@ def main(data: str, arms: list[str], seeds: list[int]) -> None:
             # read again: several processes may make the runs
             found = {"phantoms": watched(str(folder)), **figures, "environment": environment()}
             runs = [*finished(), {"arm": arm, "seed": seed, **found}]
-            write_json(FILE, {"arms": ARMS, "runs": runs})
+            write_json(FILE, {"arms": ARMS, "runs": runs, "gain": gain(runs)})
             print(json.dumps(runs[-1]), flush=True)
 
 
