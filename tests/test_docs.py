@@ -602,6 +602,32 @@ def test_the_first_table_of_the_readme_and_the_page_of_knee_clip_are_those_of_th
         assert page[label][0] == with_interval(ours, key) and page[label][2] == with_interval(ours["averaged"], key)
 
 
+def _the_control_of_maps(page: str, folder: Path) -> None:
+    """Seed by seed `both`, then `maps`, and the mean of their differences with its interval."""
+    record = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+    made, gain = {(run["arm"], run["seed"]): run for run in record["runs"]}, record["gain"]
+    columns = [(part, key) for part in ("train", "tune") for key in ("auc_kl2", "spearman")] + [("phantoms", "qwk")]
+    *rows, last = table(page, "seed")
+    assert [row[0] for row in rows] == [str(seed) for seed in gain["seeds"]] and len(rows) == 4
+    for i, (part, key) in enumerate(columns):
+        pairs = [[made[arm, seed][part][key] for arm in ("both", "maps")] for seed in gain["seeds"]]
+        assert [row[1 + i] for row in rows] == [", ".join(short(value) for value in pair) for pair in pairs]
+        by_seed = [maps - both for both, maps in pairs]
+        mean, (low, high) = np.mean(by_seed), stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+        told = gain[part][key]
+        assert [told["mean"], *told["ci"]] == pytest.approx([mean, low, high])
+        assert last[1 + i] == f"{short(mean)} [{short(low)}, {short(high)}]", (part, key)
+        assert part == "phantoms" or max(by_seed) < 0  # lower in every seed, as the page says
+    alone = [short(np.mean([made["both", seed]["train"][key] for seed in gain["seeds"]])) for _, key in columns[:2]]
+    assert f"without maps have on average {alone[0]} and {alone[1]} on train" in page
+    watched = {
+        arm: [run["tune"]["auc_kl2"] for run in record["runs"] if run["arm"] == arm] for arm in ("both", "as drawn")
+    }
+    both, drawn = watched.values()
+    assert min(both) > max(drawn) and f"the means are {short(np.mean(both))} and {short(np.mean(drawn))}" in page
+    assert page.count(f"{short(min(both))} to {short(max(both))}") == 3
+
+
 def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
     folder = ROOT / "results" / "phantom_to_real"
     page = (folder / "README.md").read_text(encoding="utf-8")
@@ -616,6 +642,7 @@ def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():
                 assert f"{shown[0]} [{shown[1]}, {shown[2]}]" in row, (name, split, key)
     trials = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("ablation", "middle"))
     runs = [run for trial in trials for run in trial["runs"]]
+    _the_control_of_maps(page, folder)
     former = json.loads((folder / "ablation_former.json").read_text(encoding="utf-8"))
     shown = {row[0]: row[1:] for row in table(page, "phantoms shown")}
     arms = {"as drawn": "as drawn", "on another film": "other films", "2.5 times": "variety", "both:": "both"}
