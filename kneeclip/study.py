@@ -101,7 +101,7 @@ def run_study(
         _open(study, images, out)
     done = finished_runs(study, out)
     say(f"{len(study.runs)} runs, {len(done)} of them finished; unfinished ones lie in {work}.")
-    made, diverged = 0, {}
+    made, diverged = 0, []
     while True:
         todo = [run for run in wanted if run.name not in diverged and not run_file(out, run).exists()]
         before, busy = made, 0
@@ -119,8 +119,8 @@ def run_study(
                 try:  # another process may have finished it since we looked
                     record = None if run_file(out, run).exists() else _make(study, run, images, out, work / run.name)
                 except Diverged as error:
-                    # a copy: its traceback would hold the model and the images
-                    record, diverged[run.name] = None, Diverged(error.what, error.culprits, error.remedy)
+                    record = None
+                    diverged.append(run.name)
                     say(f"{error} The other runs go on.")
                 finally:
                     with suppress(OSError):  # while it is held, so that nobody takes what is on its way out
@@ -293,12 +293,10 @@ def _make(study: Study, run: Planned, images: Images, out: Path, folder: Path) -
     return record
 
 
-def _ended(made: int, diverged: dict[str, Diverged]) -> int:
-    if len(diverged) == 1:
-        raise diverged.popitem()[1]
+def _ended(made: int, diverged: list[str]) -> int:
     if diverged:
         remedy = "make a study without these settings, or with a lower learning rate; the other runs are kept"
-        raise Diverged(f"the numbers of {len(diverged)} runs are no longer finite", [*diverged], remedy)
+        raise Diverged("the study lacks runs whose numbers are no longer finite", diverged, remedy)
     return made
 
 

@@ -626,6 +626,10 @@ def _the_control_of_maps(page: str, folder: Path) -> None:
     both, drawn = watched.values()
     assert min(both) > max(drawn) and f"the means are {short(np.mean(both))} and {short(np.mean(drawn))}" in page
     assert page.count(f"{short(min(both))} to {short(max(both))}") == 3
+    assert f"{short(max(both) - min(both))} between five seeds of both together" in page
+    for (part, key), times in {("tune", "spearman"): 1, ("phantoms", "qwk"): 2}.items():
+        values = [run[part][key] for run in record["runs"] if run["arm"] == "both"]
+        assert page.count(f"{short(min(values))} to {short(max(values))}") == times, key
 
 
 def test_the_page_from_phantom_to_real_shows_the_figures_of_its_files():

@@ -5,7 +5,7 @@ as in a population or 2.5 times as varied, shown as drawn or on another film eve
 network of photographs sees in them, patch by patch (`maps.py`). Graded on the real knees of `tune`, of train, which
 they have not seen either, and zero-shot on the phantoms watched in pretraining, into ablation.json beside this file,
 with what maps bring over the seeds that have both. Runs that are there are kept; several processes may make them.
-About eleven minutes a model on one core, with maps twice that.
+Ten to twenty minutes a model on one core.
 """
 
 import argparse
@@ -43,22 +43,16 @@ def gain(runs: list[dict], new: str = "maps", old: str = "both") -> dict:
     """By how much `new` exceeds `old`, seed by seed, with the mean and its 95 % t interval over the seeds."""
     made = {(run["arm"], run["seed"]): run for run in runs if "train" in run}
     seeds = sorted(seed for arm, seed in made if arm == new and (old, seed) in made)
-    found = {"arms": [new, old], "seeds": seeds}
-    for part, figures in {
-        "train": ("auc_kl2", "spearman"),
-        "tune": ("auc_kl2", "spearman"),
-        "phantoms": ("qwk",),
-    }.items():
-        for figure in figures:
-            by_seed = np.array([made[new, seed][part][figure] - made[old, seed][part][figure] for seed in seeds])
-            if len(seeds):
-                told = {"by_seed": by_seed.tolist(), "mean": by_seed.mean(), "ci": t_interval(by_seed[None])}
-                found.setdefault(part, {})[figure] = told
+    found = {"arms": [new, old], "seeds": seeds, "train": {}, "tune": {}, "phantoms": {}}
+    asked = [(part, figure) for part in ("train", "tune") for figure in ("auc_kl2", "spearman")]
+    for part, figure in [*asked, ("phantoms", "qwk")] if seeds else []:
+        by_seed = np.array([made[new, seed][part][figure] - made[old, seed][part][figure] for seed in seeds])
+        found[part][figure] = {"by_seed": by_seed.tolist(), "mean": by_seed.mean(), "ci": t_interval(by_seed[None])}
     return found
 
 
 def main(data: str, arms: list[str], seeds: list[int]) -> None:
-    torch.set_flush_denormal(True)  # numbers next to zero would make a CPU slower
+    torch.set_flush_denormal(True)  # as `maps.main` does: all arms are to compute alike
     knees = kc.load_knees(data)
     for seed in seeds:
         for arm in arms:
